@@ -1,0 +1,1 @@
+//! serve, run, chat, plan, inspect, bench, pull: parses, prints, decides nothing.

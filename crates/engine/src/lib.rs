@@ -1,0 +1,1 @@
+//! The loop: intake, schedule, forward, sample, commit, emit.

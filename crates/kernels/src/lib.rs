@@ -1,0 +1,10 @@
+//! CPU maths over slices: quantised formats, matrix products, norm, rope, attention.
+//!
+//! Every function here takes and returns plain slices. All SIMD of the project is in [`arch`];
+//! an [`Isa`] value proves at run time that the CPU has the instructions. The scalar tier is the
+//! oracle: for one input every tier gives the same bits, whatever the batch and the thread count.
+
+pub mod arch;
+mod isa;
+
+pub use isa::Isa;

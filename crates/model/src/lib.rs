@@ -1,0 +1,1 @@
+//! Architectures as readable forward passes over a device.

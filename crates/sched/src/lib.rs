@@ -1,0 +1,1 @@
+//! What runs next and which KV blocks it owns: a pure state machine.

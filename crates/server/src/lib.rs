@@ -1,0 +1,1 @@
+//! OpenAI wire types, validation, SSE, metrics. The only room that knows HTTP.

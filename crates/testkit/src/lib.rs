@@ -1,0 +1,1 @@
+//! Test support: tiny models from seeds, golden files, naive oracles.

@@ -1,0 +1,1 @@
+//! Tokenise, render chat templates, detokenise incrementally, match stop strings.

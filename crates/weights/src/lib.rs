@@ -1,0 +1,1 @@
+//! GGUF files to checked, typed, memory-mapped views. Hostile input dies here.
