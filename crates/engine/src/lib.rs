@@ -1,1 +1,22 @@
 //! The loop: intake, schedule, forward, sample, commit, emit.
+//!
+//! One engine thread owns the scheduler, the KV pool, the model and every sequence's state; callers
+//! reach it through an [`EngineHandle`] and read a bounded stream of [`StreamEvent`]s. Start reading
+//! at `step.rs`: it is the architecture on one screen.
+
+mod emit;
+mod error;
+mod handle;
+mod metrics;
+mod request;
+
+pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
+pub use error::{EngineFault, RequestError, SubmitError};
+pub use handle::{EngineHandle, EngineStatus, ModelInfo, RequestHandle};
+pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
+pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
+
+// What callers need to state a request or read an answer, so that they depend on this room alone.
+pub use kvist_plan as plan;
+pub use kvist_sample::{ParamError, SamplingSpec, TokenLogprob};
+pub use kvist_text::{ChatInput, ChatMessage, SpecialText};

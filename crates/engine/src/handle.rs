@@ -1,0 +1,141 @@
+//! The engine as its callers see it: cheap to clone, usable from any thread.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use kvist_base::{SeqId, TokenId, Tokens};
+use kvist_plan::Plan;
+use kvist_text::{ChatInput, SpecialText};
+
+use crate::emit::{EventStream, StreamEvent};
+use crate::error::{EngineFault, RequestError, SubmitError};
+use crate::metrics::MetricsSnapshot;
+use crate::request::GenerateSpec;
+use crate::shared::Shared;
+
+/// What is being served.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// The model's own name, from its file.
+    pub name: String,
+    /// Architecture, as the file names it.
+    pub architecture: String,
+    /// Tokens in the vocabulary.
+    pub vocab_len: usize,
+    /// Largest sequence served: prompt and output together.
+    pub model_len: Tokens,
+    /// Whether conversations can be rendered.
+    pub has_chat_template: bool,
+    /// Where every byte goes.
+    pub plan: Plan,
+    /// The instruction tier the kernels run on.
+    pub isa: &'static str,
+    /// Compute threads.
+    pub threads: usize,
+}
+
+/// Whether the engine can serve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineStatus {
+    /// Serving.
+    Ready,
+    /// Finishing what it has; nothing new is taken.
+    Draining,
+    /// Stopped by a fault.
+    Failed(EngineFault),
+}
+
+/// A caller's connection to a running engine.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl EngineHandle {
+    /// What is being served.
+    pub fn info(&self) -> &ModelInfo {
+        &self.shared.info
+    }
+
+    /// Whether the engine can serve.
+    pub fn status(&self) -> EngineStatus {
+        self.shared.status()
+    }
+
+    /// Counters and gauges as of the last step.
+    pub fn metrics(&self) -> MetricsSnapshot {
+        self.shared.metrics()
+    }
+
+    /// Checks, renders, tokenises and enqueues a request. Runs on the caller's thread; takes time
+    /// proportional to the prompt.
+    ///
+    /// # Errors
+    /// [`SubmitError::Invalid`] names the field and the limit; `Overloaded` means later.
+    pub fn submit(&self, spec: GenerateSpec) -> Result<RequestHandle, SubmitError> {
+        self.shared.submit(spec)
+    }
+
+    /// Tokens of a text, without BOS.
+    ///
+    /// # Errors
+    /// When the text cannot be a prompt of this model.
+    pub fn tokenize(&self, text: &str, mode: SpecialText) -> Result<Vec<TokenId>, RequestError> {
+        self.shared.tokenize(text, mode)
+    }
+
+    /// A conversation as the model's chat template writes it.
+    ///
+    /// # Errors
+    /// When there is no template or it refuses the conversation.
+    pub fn render_chat(&self, input: &ChatInput) -> Result<String, RequestError> {
+        self.shared.render_chat(input)
+    }
+
+    /// The bytes a token stands for; empty for an id outside the vocabulary.
+    pub fn token_bytes(&self, token: TokenId) -> Vec<u8> {
+        self.shared.token_bytes(token)
+    }
+
+    /// Takes nothing new from now on; what was accepted is finished.
+    pub fn drain(&self) {
+        self.shared.drain();
+    }
+}
+
+/// One request in the engine. Dropping it cancels the request: its blocks are back within a step.
+#[derive(Debug)]
+pub struct RequestHandle {
+    pub(crate) id: SeqId,
+    pub(crate) prompt_len: Tokens,
+    pub(crate) events: EventStream,
+}
+
+impl RequestHandle {
+    /// The sequence's id.
+    pub fn id(&self) -> SeqId {
+        self.id
+    }
+
+    /// Tokens in the prompt, BOS included.
+    pub fn prompt_len(&self) -> Tokens {
+        self.prompt_len
+    }
+
+    /// The next event, `None` after the last. `None` without a `Finished` or `Failed` before it
+    /// means the engine is gone.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<StreamEvent>> {
+        self.events.poll_next(context)
+    }
+
+    /// [`Self::poll_next`] as a future.
+    pub async fn next(&mut self) -> Option<StreamEvent> {
+        poll_fn(|context| self.events.poll_next(context)).await
+    }
+
+    /// [`Self::poll_next`], waiting on this thread.
+    pub fn recv(&mut self) -> Option<StreamEvent> {
+        self.events.recv()
+    }
+}

@@ -1,0 +1,140 @@
+//! Counters, gauges and latency histograms, as values.
+
+/// A cumulative histogram with fixed upper bounds, in the form Prometheus expects.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// Upper bounds of the buckets, ascending; an implicit last bucket has no bound.
+    pub bounds: &'static [f64],
+    /// Observations per bucket, one more than `bounds`. Not cumulative.
+    pub counts: Vec<u64>,
+    /// Sum of all observations.
+    pub sum: f64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+    }
+
+    pub(crate) fn observe(&mut self, value: f64) {
+        let bucket = self.bounds.partition_point(|bound| *bound < value);
+        self.counts[bucket] += 1;
+        self.sum += value;
+    }
+
+    /// Observations in all.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// vLLM's buckets for time to first token, in seconds.
+const TTFT_BOUNDS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
+];
+/// vLLM's buckets for the time between tokens, in seconds.
+const ITL_BOUNDS: &[f64] = &[
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0,
+    40.0, 80.0,
+];
+/// vLLM's buckets for whole requests, in seconds.
+const E2E_BOUNDS: &[f64] = &[
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0,
+    480.0, 960.0, 1920.0, 7680.0,
+];
+
+/// Everything the engine counts, as of the last step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsSnapshot {
+    /// Sequences with KV blocks.
+    pub running: usize,
+    /// Sequences waiting for blocks or a place in the batch.
+    pub waiting: usize,
+    /// KV blocks without content worth keeping.
+    pub blocks_free: u32,
+    /// KV blocks referenced by a sequence.
+    pub blocks_held: u32,
+    /// KV blocks unreferenced but reusable as a prefix.
+    pub blocks_cached: u32,
+    /// KV blocks in all.
+    pub blocks_total: u32,
+    /// Requests accepted since start.
+    pub accepted: u64,
+    /// Requests ended by a stop, by length, by cancellation, by a fault.
+    pub finished: FinishedCounts,
+    /// Prompt tokens of accepted requests.
+    pub prompt_tokens: u64,
+    /// Output tokens produced.
+    pub output_tokens: u64,
+    /// Tokens run through the model, prompt and output, recomputation included.
+    pub computed_tokens: u64,
+    /// Sequences preempted.
+    pub preemptions: u64,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_query_tokens: u64,
+    /// Prompt tokens found there.
+    pub prefix_hit_tokens: u64,
+    /// Steps run.
+    pub steps: u64,
+    /// Seconds from acceptance to the first output token.
+    pub ttft_seconds: Histogram,
+    /// Seconds between output tokens of one request.
+    pub itl_seconds: Histogram,
+    /// Seconds from acceptance to the end.
+    pub e2e_seconds: Histogram,
+}
+
+/// Ended requests by how they ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FinishedCounts {
+    /// End token or stop string.
+    pub stop: u64,
+    /// Output or context limit.
+    pub length: u64,
+    /// Client gone.
+    pub cancelled: u64,
+    /// Engine fault.
+    pub failed: u64,
+}
+
+impl MetricsSnapshot {
+    pub(crate) fn new() -> Self {
+        Self {
+            running: 0,
+            waiting: 0,
+            blocks_free: 0,
+            blocks_held: 0,
+            blocks_cached: 0,
+            blocks_total: 0,
+            accepted: 0,
+            finished: FinishedCounts::default(),
+            prompt_tokens: 0,
+            output_tokens: 0,
+            computed_tokens: 0,
+            preemptions: 0,
+            prefix_query_tokens: 0,
+            prefix_hit_tokens: 0,
+            steps: 0,
+            ttft_seconds: Histogram::new(TTFT_BOUNDS),
+            itl_seconds: Histogram::new(ITL_BOUNDS),
+            e2e_seconds: Histogram::new(E2E_BOUNDS),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_belongs_to_its_own_bucket() {
+        let mut histogram = Histogram::new(&[1.0, 2.0]);
+        for value in [0.5, 1.0, 1.5, 2.0, 9.0] {
+            histogram.observe(value);
+        }
+        assert_eq!(histogram.counts, [2, 2, 1]);
+        assert_eq!(histogram.count(), 5);
+        assert!((histogram.sum - 14.0).abs() < 1e-12);
+    }
+}

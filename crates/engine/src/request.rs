@@ -1,0 +1,86 @@
+//! What a caller asks for, before and after checking.
+
+use std::sync::Arc;
+
+use kvist_base::{TokenId, Tokens};
+use kvist_sample::{SamplingParams, SamplingSpec};
+use kvist_text::ChatInput;
+
+/// The prompt, in whichever form the caller has it.
+#[derive(Clone, Debug)]
+pub enum Prompt {
+    /// Plain text: special-token spellings in it stay plain text; BOS is added where the model wants it.
+    Text(String),
+    /// A conversation, rendered through the model's chat template.
+    Chat(Box<ChatInput>),
+    /// Token ids, taken as they are.
+    Tokens(Vec<TokenId>),
+}
+
+/// A request as a caller states it. [`EngineHandle::submit`](crate::EngineHandle::submit) checks it.
+#[derive(Clone, Debug)]
+pub struct GenerateSpec {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// How tokens are chosen. `sampling.end_tokens` is filled in by the engine.
+    pub sampling: SamplingSpec,
+    /// Texts at which the output ends; they are not part of it. At most [`Self::STOPS_MAX`].
+    pub stop: Vec<String>,
+    /// Further tokens that end the output, beside the model's own end tokens.
+    pub stop_tokens: Vec<TokenId>,
+    /// Most tokens to produce; `None` means as many as the context holds.
+    pub output_max: Option<Tokens>,
+    /// What the model's own end tokens do.
+    pub end_tokens: EndTokens,
+    /// Whether special tokens appear in the text.
+    pub special_tokens: SpecialTokens,
+}
+
+impl GenerateSpec {
+    /// Stop strings a request may carry.
+    pub const STOPS_MAX: usize = 16;
+
+    /// A greedy request for `prompt` with no limits of its own.
+    pub fn greedy(prompt: Prompt) -> Self {
+        Self {
+            prompt,
+            sampling: SamplingSpec { temperature: 0.0, ..SamplingSpec::default() },
+            stop: Vec::new(),
+            stop_tokens: Vec::new(),
+            output_max: None,
+            end_tokens: EndTokens::Stop,
+            special_tokens: SpecialTokens::Hide,
+        }
+    }
+}
+
+/// What happens when the model produces one of its end tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EndTokens {
+    /// The output ends there.
+    #[default]
+    Stop,
+    /// It is a token like any other (`ignore_eos`, for benchmarks).
+    Ignore,
+}
+
+/// Whether special tokens the model produces appear in the text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// They count and have ids, but no text.
+    #[default]
+    Hide,
+    /// They appear as spelled in the vocabulary.
+    Show,
+}
+
+/// A request that has passed every check: the only thing the engine thread accepts.
+#[derive(Debug)]
+pub(crate) struct GenerateRequest {
+    pub(crate) prompt: Vec<TokenId>,
+    pub(crate) sampling: SamplingParams,
+    pub(crate) stop: Vec<String>,
+    pub(crate) ends: Arc<[TokenId]>,
+    pub(crate) output_max: Tokens,
+    pub(crate) special_tokens: SpecialTokens,
+}
