@@ -6,5 +6,14 @@
 
 pub mod arch;
 mod isa;
+#[allow(unsafe_code)] // hands a borrowed closure to threads
+mod pool;
+#[allow(unsafe_code)] // disjoint mutable views of one slice
+mod shared;
 
 pub use isa::Isa;
+pub use pool::Pool;
+pub use shared::{
+    ColumnTiles, TileIdx, TileMut, Tiling, WorkerLocal, for_each_chunk, for_each_chunk_on,
+    for_each_tile,
+};

@@ -1,0 +1,381 @@
+//! Writing one slice from many tasks: safe views whose parts are disjoint by construction.
+//!
+//! Every function here turns a task index into a part of the slice, a different part for each
+//! index, and [`Pool::run`] hands each index out exactly once.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Mutex, TryLockError};
+
+use crate::pool::Pool;
+
+/// A pointer that tasks share; its users only make disjoint references from it.
+struct Base<T>(*mut T);
+
+// SAFETY: sharing the pointer is sharing the right to make `&mut T` on another thread, which is
+// what `T: Send` allows; disjointness is each user's duty.
+unsafe impl<T: Send> Sync for Base<T> {}
+
+impl<T> Base<T> {
+    /// # Safety
+    /// `start..start + len` is inside the slice the pointer came from, that slice is borrowed
+    /// for `'a`, and no other reference to the range exists for `'a`.
+    unsafe fn slice<'a>(&self, start: usize, len: usize) -> &'a mut [T] {
+        // SAFETY: exactly the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), len) }
+    }
+}
+
+/// Runs `f(chunk index, chunk)` for each `chunk_len` elements of `data`; the last chunk may be
+/// shorter.
+///
+/// # Panics
+/// When `chunk_len` is zero; and as [`Pool::run`].
+pub fn for_each_chunk<T: Send>(
+    pool: &Pool,
+    data: &mut [T],
+    chunk_len: usize,
+    f: &(dyn Fn(usize, &mut [T]) + Sync),
+) {
+    for_each_chunk_on(pool, data, chunk_len, &|index, _, chunk| f(index, chunk));
+}
+
+/// As [`for_each_chunk`], with the worker's index: `f(chunk index, worker, chunk)`.
+///
+/// # Panics
+/// As [`for_each_chunk`].
+pub fn for_each_chunk_on<T: Send>(
+    pool: &Pool,
+    data: &mut [T],
+    chunk_len: usize,
+    f: &(dyn Fn(usize, usize, &mut [T]) + Sync),
+) {
+    assert!(chunk_len > 0, "a chunk holds at least one element");
+    let len = data.len();
+    let base = Base(data.as_mut_ptr());
+    pool.run(len.div_ceil(chunk_len), &|index, worker| {
+        let start = index * chunk_len;
+        // SAFETY: chunk `index` starts inside `data`, is cut at its end, and overlaps no chunk
+        // of another index; each index runs once, within the borrow of `data`.
+        let chunk = unsafe { base.slice(start, chunk_len.min(len - start)) };
+        f(index, worker, chunk);
+    });
+}
+
+/// How a row-major matrix is cut into tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiling {
+    /// Values from one row to the next.
+    pub stride: usize,
+    /// Columns that are cut into tiles, from the left; at most `stride`.
+    pub columns: usize,
+    /// Rows of a tile; the last tile may have fewer.
+    pub tile_rows: usize,
+    /// Columns of a tile; the last tile may have fewer.
+    pub tile_columns: usize,
+}
+
+/// Which tile: its place among the tiles, not among the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TileIdx {
+    /// Tile row.
+    pub row: usize,
+    /// Tile column.
+    pub column: usize,
+}
+
+/// A `[rows][stride]` f32 matrix cut into tiles that tasks write independently.
+#[derive(Debug)]
+pub struct ColumnTiles<'a> {
+    data: &'a mut [f32],
+    rows: usize,
+    tiling: Tiling,
+}
+
+impl<'a> ColumnTiles<'a> {
+    /// Tiles over `rows` rows of `data`.
+    ///
+    /// # Panics
+    /// When a tile side is zero, `columns` is beyond `stride`, or `data` is too short: the last
+    /// row may end after `columns` values.
+    pub fn new(data: &'a mut [f32], rows: usize, tiling: Tiling) -> Self {
+        assert!(
+            tiling.tile_rows > 0 && tiling.tile_columns > 0,
+            "a tile has both sides"
+        );
+        assert!(
+            tiling.columns <= tiling.stride,
+            "columns lie within the stride"
+        );
+        let needed = match rows {
+            0 => Some(0),
+            _ => tiling
+                .stride
+                .checked_mul(rows - 1)
+                .and_then(|n| n.checked_add(tiling.columns)),
+        };
+        assert!(
+            needed.is_some_and(|n| n <= data.len()),
+            "the matrix holds all its rows"
+        );
+        Self { data, rows, tiling }
+    }
+}
+
+/// Runs `f(tile, worker, view)` for each tile. Tiles of one column range follow each other, so
+/// what belongs to those columns (weights) is still in cache for the next rows.
+///
+/// # Panics
+/// As [`Pool::run`].
+pub fn for_each_tile(
+    pool: &Pool,
+    tiles: ColumnTiles<'_>,
+    f: &(dyn Fn(TileIdx, usize, &mut TileMut<'_>) + Sync),
+) {
+    let ColumnTiles { data, rows, tiling } = tiles;
+    let base = Base(data.as_mut_ptr());
+    let row_tiles = rows.div_ceil(tiling.tile_rows);
+    let column_tiles = tiling.columns.div_ceil(tiling.tile_columns);
+    pool.run(row_tiles * column_tiles, &|index, worker| {
+        let tile = TileIdx {
+            row: index % row_tiles,
+            column: index / row_tiles,
+        };
+        let first_row = tile.row * tiling.tile_rows;
+        let first_column = tile.column * tiling.tile_columns;
+        let mut view = TileMut {
+            base: &base,
+            stride: tiling.stride,
+            first_row,
+            rows: tiling.tile_rows.min(rows - first_row),
+            first_column,
+            columns: tiling.tile_columns.min(tiling.columns - first_column),
+            exclusive: PhantomData,
+        };
+        f(tile, worker, &mut view);
+    });
+}
+
+/// Exclusive access to one tile: some columns of some rows.
+pub struct TileMut<'a> {
+    base: &'a Base<f32>,
+    stride: usize,
+    first_row: usize,
+    rows: usize,
+    first_column: usize,
+    columns: usize,
+    exclusive: PhantomData<&'a mut f32>,
+}
+
+impl TileMut<'_> {
+    /// The tile's first row in the matrix.
+    pub fn first_row(&self) -> usize {
+        self.first_row
+    }
+
+    /// Rows of this tile.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The tile's first column in the matrix.
+    pub fn first_column(&self) -> usize {
+        self.first_column
+    }
+
+    /// Columns of this tile.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The tile's columns of its row `row` (`0..rows()`).
+    ///
+    /// # Panics
+    /// When `row` is not of this tile.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        assert!(row < self.rows, "row {row} of a tile of {} rows", self.rows);
+        let start = (self.first_row + row) * self.stride + self.first_column;
+        // SAFETY: `ColumnTiles::new` checked that all tiles lie inside the data. Tiles are
+        // disjoint rectangles, each made for one index of one run within the borrow of the
+        // data, and `&mut self` keeps this tile's rows from being borrowed twice.
+        unsafe { self.base.slice(start, self.columns) }
+    }
+}
+
+impl fmt::Debug for TileMut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (rows, columns) = (self.rows, self.columns);
+        write!(
+            f,
+            "TileMut({rows}x{columns} at {}, {})",
+            self.first_row, self.first_column
+        )
+    }
+}
+
+/// One value per worker, for scratch memory that tasks reuse.
+#[derive(Debug)]
+pub struct WorkerLocal<S> {
+    slots: Vec<Slot<S>>,
+}
+
+/// On its own cache lines: neighbours write at the same time.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Slot<S>(Mutex<S>);
+
+impl<S> WorkerLocal<S> {
+    /// One value for each worker, by worker index: as many as the pool has threads.
+    pub fn new(values: Vec<S>) -> Self {
+        Self {
+            slots: values
+                .into_iter()
+                .map(|value| Slot(Mutex::new(value)))
+                .collect(),
+        }
+    }
+
+    /// How many workers it serves.
+    pub fn workers(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Lends the worker's value for the length of the call.
+    ///
+    /// # Panics
+    /// When there is no value for `worker`, or it is lent already: a task passed another
+    /// worker's index, or nested two calls.
+    pub fn with<R>(&self, worker: usize, f: impl FnOnce(&mut S) -> R) -> R {
+        let mut value = match self.slots[worker].0.try_lock() {
+            Ok(value) => value,
+            // Scratch has no invariant that a panicking task could have broken.
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => panic!("the scratch of worker {worker} is lent"),
+        };
+        f(&mut value)
+    }
+
+    /// All values, between runs.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut S> {
+        self.slots.iter_mut().map(|slot| {
+            slot.0
+                .get_mut()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroUsize;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn pools() -> impl Iterator<Item = Pool> {
+        (1..=4).map(|n| Pool::new(NonZeroUsize::new(n).unwrap()).unwrap())
+    }
+
+    #[test]
+    fn chunks_cover_the_slice_once() {
+        for pool in pools() {
+            for len in [0, 1, 4, 5, 6, 97] {
+                let mut data = vec![0usize; len];
+                for_each_chunk(&pool, &mut data, 5, &|index, chunk| {
+                    for (offset, value) in chunk.iter_mut().enumerate() {
+                        *value += index * 5 + offset + 1;
+                    }
+                });
+                assert!(data.iter().copied().eq(1..=len));
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_cover_their_columns_once_and_leave_the_rest() {
+        let tiling = Tiling {
+            stride: 11,
+            columns: 10,
+            tile_rows: 2,
+            tile_columns: 4,
+        };
+        for pool in pools() {
+            let (rows, mut data) = (5, vec![0.5f32; 4 * 11 + 10]);
+            for_each_tile(
+                &pool,
+                ColumnTiles::new(&mut data, rows, tiling),
+                &|tile, _, view| {
+                    assert_eq!(
+                        (view.first_row(), view.first_column()),
+                        (tile.row * 2, tile.column * 4)
+                    );
+                    for row in 0..view.rows() {
+                        let value = view.first_row() + row;
+                        view.row_mut(row)
+                            .iter_mut()
+                            .for_each(|v| *v += value as f32);
+                    }
+                },
+            );
+            for (index, value) in data.iter().enumerate() {
+                let (row, column) = (index / 11, index % 11);
+                let written = if column < 10 { row as f32 } else { 0.0 };
+                assert_eq!(*value, 0.5 + written, "row {row} column {column}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_outside_the_tile_is_refused() {
+        let tiling = Tiling {
+            stride: 4,
+            columns: 4,
+            tile_rows: 1,
+            tile_columns: 2,
+        };
+        let pool = pools().next().unwrap();
+        let mut data = [0.0f32; 8];
+        let raised = catch_unwind(AssertUnwindSafe(|| {
+            for_each_tile(
+                &pool,
+                ColumnTiles::new(&mut data, 2, tiling),
+                &|_, _, view| {
+                    view.row_mut(1)[0] = 1.0;
+                },
+            );
+        }));
+        assert!(raised.is_err());
+        assert_eq!(data, [0.0; 8]);
+    }
+
+    #[test]
+    fn a_matrix_shorter_than_its_rows_is_refused() {
+        let tiling = Tiling {
+            stride: 4,
+            columns: 3,
+            tile_rows: 1,
+            tile_columns: 2,
+        };
+        let fits = |len: usize| {
+            let mut data = vec![0.0; len];
+            catch_unwind(AssertUnwindSafe(|| {
+                ColumnTiles::new(&mut data, 2, tiling).rows
+            }))
+            .is_ok()
+        };
+        assert!(fits(7) && !fits(6));
+    }
+
+    #[test]
+    fn worker_values_are_exclusive() {
+        for pool in pools() {
+            let mut counts = WorkerLocal::new(vec![0u32; pool.threads()]);
+            pool.run(1000, &|_, worker| counts.with(worker, |count| *count += 1));
+            assert_eq!(counts.iter_mut().map(|count| *count).sum::<u32>(), 1000);
+        }
+        let local = WorkerLocal::new(vec![0u32]);
+        let nested = catch_unwind(AssertUnwindSafe(|| {
+            local.with(0, |_| local.with(0, |value| *value += 1));
+        }));
+        assert!(nested.is_err());
+    }
+}
