@@ -1,0 +1,87 @@
+//! The one unsafe thing in this crate: looking at a file as memory.
+//!
+//! The operating system shares the mapping with everyone who has the file open. If another process
+//! **rewrites** the file in place, the bytes seen here change; if it **truncates** the file, a read
+//! past the new end kills this process with SIGBUS. Replacing a model by renaming a new file over
+//! it is safe: the mapping keeps the old one. Nothing here depends on mapped bytes for memory
+//! safety: names, keys and offsets are copied out and checked once, and every view is re-checked
+//! against the length the file had when it was mapped.
+#![allow(unsafe_code)]
+
+use std::fs::{self, File, FileType};
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::error::WeightsError;
+
+/// A regular file, mapped read-only.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    map: Mmap,
+}
+
+impl Mapping {
+    /// Maps a whole regular file. Pipes, directories and devices are refused before they are
+    /// opened: opening a pipe would wait for a writer.
+    pub(crate) fn open(path: &Path) -> Result<Self, WeightsError> {
+        let io = |action| {
+            move |source| WeightsError::Io {
+                path: path.to_path_buf(),
+                action,
+                source,
+            }
+        };
+        require_regular(path, fs::metadata(path).map_err(io("open"))?.file_type())?;
+        let file = File::open(path).map_err(io("open"))?;
+        let metadata = file.metadata().map_err(io("read the size"))?;
+        // The path may have come to mean another file in between.
+        require_regular(path, metadata.file_type())?;
+        if metadata.len() == 0 {
+            return Err(WeightsError::NotGguf {
+                path: path.to_path_buf(),
+                found: "the file is empty".to_owned(),
+            });
+        }
+        // SAFETY: the mapping is private to `Mapping`, read-only and handed out only as `&[u8]`
+        // bounded by its length. That no one rewrites the file while it is mapped is the caller's
+        // duty, stated in the module's documentation and in `GgufFile::open`.
+        let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
+        Ok(Self { map })
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+}
+
+fn require_regular(path: &Path, file_type: FileType) -> Result<(), WeightsError> {
+    if file_type.is_file() {
+        return Ok(());
+    }
+    Err(WeightsError::NotRegularFile {
+        path: path.to_path_buf(),
+        found: kind_of(file_type),
+    })
+}
+
+fn kind_of(file_type: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if file_type.is_fifo() {
+            return "named pipe";
+        }
+        if file_type.is_char_device() || file_type.is_block_device() {
+            return "device";
+        }
+        if file_type.is_socket() {
+            return "socket";
+        }
+    }
+    if file_type.is_dir() {
+        "directory"
+    } else {
+        "special file"
+    }
+}
