@@ -1,1 +1,131 @@
 //! One object-safe device trait, operations as data, and the CPU that runs them.
+//!
+//! A model's forward pass is a list of [`Op`]s over handles. The same list runs on every device,
+//! can be compared op by op with the CPU in tests, and could be recorded and replayed: everything
+//! that changes between steps lives in buffers, only counts are in the list.
+
+mod batch;
+mod cpu;
+mod error;
+mod ops;
+
+pub use batch::{ForwardBatch, SequenceSpan};
+pub use cpu::{CpuDevice, CpuOptions};
+pub use error::DeviceError;
+pub use kvist_kernels::RopeStyle;
+pub use kvist_kernels::quant::decode_row;
+pub use ops::{
+    AttentionOp, Buf, BufSpec, Element, Epilogue, KvCache, KvSpec, KvWriteOp, MatmulOp, Op, RopeOp,
+    Weight,
+};
+
+use std::sync::Arc;
+
+use kvist_base::{Bytes, QuantFormat};
+
+/// What a device is.
+#[derive(Clone, Debug)]
+pub struct Caps {
+    /// Name for reports: `cpu (avx2, 2 threads)`.
+    pub name: String,
+    /// The instruction tier or chip family.
+    pub isa: &'static str,
+    /// Threads or queues that compute.
+    pub threads: usize,
+}
+
+/// Bytes of a weight as a file stores them; cheap to clone, keeps its file mapped.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// A weight as a file stores it.
+#[derive(Clone)]
+pub struct WeightSource {
+    /// Encoding.
+    pub format: QuantFormat,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// `rows` rows of `format.row_bytes(cols)` bytes.
+    pub bytes: SharedBytes,
+}
+
+/// How a weight is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residence {
+    /// Repacked once into the device's own layout: for matrix products, and for lookups into a
+    /// table that is also used as a matrix.
+    Packed,
+    /// Left as the file has it, mapped: for tables of which a step reads a few rows.
+    Mapped,
+}
+
+/// Bytes a weight takes as [`Residence::Packed`] on the CPU, `None` when its columns are not whole
+/// quant blocks. Mapped weights take none: their pages belong to the file.
+pub fn packed_weight_bytes(format: QuantFormat, rows: usize, cols: usize) -> Option<Bytes> {
+    kvist_kernels::packed_bytes(format, rows, cols).map(Bytes::of_len)
+}
+
+/// A processor that owns buffers and runs operations on them.
+///
+/// Methods take `&mut self`: one engine thread owns a device, and parallelism is inside `run`.
+pub trait Device: Send {
+    /// What this device is.
+    fn caps(&self) -> &Caps;
+
+    /// Bytes this device has allocated for buffers and packed weights; KV counts by its cap.
+    fn allocated(&self) -> Bytes;
+
+    /// A zeroed buffer.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] with the label and the size.
+    fn alloc(&mut self, spec: BufSpec) -> Result<Buf, DeviceError>;
+
+    /// Space for a KV pool. Memory is committed as blocks are first written.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] when not even the address range can be had.
+    fn alloc_kv(&mut self, spec: KvSpec) -> Result<KvCache, DeviceError>;
+
+    /// Takes over a weight.
+    ///
+    /// # Errors
+    /// When the source's size does not match its shape, or memory runs out.
+    fn prepare(
+        &mut self,
+        source: WeightSource,
+        residence: Residence,
+    ) -> Result<Weight, DeviceError>;
+
+    /// Copies values into the front of an f32 buffer.
+    ///
+    /// # Errors
+    /// When the buffer is shorter or of another element type.
+    fn write_f32(&mut self, buf: Buf, values: &[f32]) -> Result<(), DeviceError>;
+
+    /// Copies values into the front of a u32 buffer.
+    ///
+    /// # Errors
+    /// When the buffer is shorter or of another element type.
+    fn write_u32(&mut self, buf: Buf, values: &[u32]) -> Result<(), DeviceError>;
+
+    /// Copies spans into the front of a u32 buffer, four elements each.
+    ///
+    /// # Errors
+    /// As [`Device::write_u32`].
+    fn write_spans(&mut self, buf: Buf, spans: &[SequenceSpan]) -> Result<(), DeviceError>;
+
+    /// The contents of an f32 buffer after all operations run so far.
+    ///
+    /// # Errors
+    /// When the buffer is of another element type.
+    fn read_f32(&self, buf: Buf) -> Result<&[f32], DeviceError>;
+
+    /// Runs operations in order.
+    ///
+    /// # Errors
+    /// [`DeviceError`] names the operation at fault; buffers it would have written are undefined
+    /// then, all others are untouched.
+    fn run(&mut self, ops: &[Op]) -> Result<(), DeviceError>;
+}

@@ -1,0 +1,126 @@
+//! Tensor names to fields: every tensor is found by name, checked against the hyper-parameters,
+//! and accounted for.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kvist_device::{Buf, BufSpec, Device, Element, Residence, SharedBytes, Weight, WeightSource};
+use kvist_weights::{GgufFile, TensorInfo};
+
+use crate::error::ModelError;
+
+/// Hands out tensors of one file as weights of one device.
+pub(crate) struct Binder<'a> {
+    file: &'a GgufFile,
+    device: &'a mut dyn Device,
+    architecture: &'static str,
+    bound: BTreeSet<String>,
+}
+
+impl<'a> Binder<'a> {
+    pub(crate) fn new(
+        file: &'a GgufFile,
+        device: &'a mut dyn Device,
+        architecture: &'static str,
+    ) -> Self {
+        Self { file, device, architecture, bound: BTreeSet::new() }
+    }
+
+    /// A matrix of `rows` output and `cols` input features.
+    pub(crate) fn matrix(&mut self, name: &str, shape: (usize, usize)) -> Result<Weight, ModelError> {
+        self.weight(name, shape, Residence::Packed)
+    }
+
+    /// The embedding table and the output head: one weight when the file ties them.
+    pub(crate) fn embedding_and_head(
+        &mut self,
+        shape: (usize, usize),
+    ) -> Result<(Weight, Weight), ModelError> {
+        const TABLE: &str = "token_embd.weight";
+        const HEAD: &str = "output.weight";
+        if self.file.tensor(HEAD).is_none() {
+            let tied = self.weight(TABLE, shape, Residence::Packed)?;
+            return Ok((tied, tied));
+        }
+        Ok((self.weight(TABLE, shape, Residence::Mapped)?, self.matrix(HEAD, shape)?))
+    }
+
+    /// A vector of f32, whatever format the file has it in.
+    pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Buf, ModelError> {
+        let values = self.values(name, len)?;
+        self.upload(&values)
+    }
+
+    /// Values as a buffer of the device.
+    pub(crate) fn upload(&mut self, values: &[f32]) -> Result<Buf, ModelError> {
+        let spec = BufSpec { label: "norms and biases", element: Element::F32, len: values.len() };
+        let buf = self.device.alloc(spec)?;
+        self.device.write_f32(buf, values)?;
+        Ok(buf)
+    }
+
+    /// The device being bound to.
+    pub(crate) fn device(&mut self) -> &mut dyn Device {
+        self.device
+    }
+
+    /// A vector that files of this family may leave out.
+    pub(crate) fn opt_vector(&mut self, name: &str, len: usize) -> Result<Option<Buf>, ModelError> {
+        match self.file.tensor(name) {
+            Some(_) => self.vector(name, len).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The values of a vector.
+    pub(crate) fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.find(name, (1, len))?;
+        let mut values = vec![0.0; len];
+        kvist_device::decode_row(tensor.format()?, self.file.data(tensor)?.as_ref(), &mut values);
+        Ok(values)
+    }
+
+    /// Values that files of this family may leave out.
+    pub(crate) fn opt_values(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, ModelError> {
+        match self.file.tensor(name) {
+            Some(_) => self.values(name, len).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Every tensor of the file must have been asked for: one that is not would be silently ignored.
+    pub(crate) fn finish(self) -> Result<(), ModelError> {
+        match self.file.tensors().iter().find(|tensor| !self.bound.contains(tensor.name())) {
+            Some(stray) => Err(ModelError::UnexpectedTensor {
+                name: stray.name().to_owned(),
+                architecture: self.architecture,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn weight(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+        residence: Residence,
+    ) -> Result<Weight, ModelError> {
+        let tensor = self.find(name, shape)?;
+        let bytes: SharedBytes = Arc::new(self.file.data(tensor)?);
+        let source = WeightSource { format: tensor.format()?, rows: shape.0, cols: shape.1, bytes };
+        Ok(self.device.prepare(source, residence)?)
+    }
+
+    fn find(&mut self, name: &str, expected: (usize, usize)) -> Result<&'a TensorInfo, ModelError> {
+        let tensor = self.file.tensor(name).ok_or_else(|| ModelError::MissingTensor {
+            name: name.to_owned(),
+            architecture: self.architecture,
+        })?;
+        let given = (tensor.rows(), tensor.cols());
+        if given != expected {
+            return Err(ModelError::WrongShape { name: name.to_owned(), expected, given });
+        }
+        self.bound.insert(name.to_owned());
+        Ok(tensor)
+    }
+}
