@@ -1,1 +1,33 @@
 //! What runs next and which KV blocks it owns: a pure state machine.
+//!
+//! No clock, no thread, no randomness, no I/O: the same calls give the same plans, so every
+//! history can be replayed. One step is *decide, do, commit*:
+//!
+//! ```text
+//! admit(NewSequence) ──► waiting ──schedule──► running ──commit──► FinishedSequence
+//!                           ▲                     │
+//!                           └──────preempt────────┘
+//! ```
+//!
+//! There is no prefill or decode state. A sequence has `computed_len < known_len`, and a step hands
+//! out spans (`Chunk`) until they meet; chunked prefill, prefix hits and recomputation after a
+//! preemption are the same thing seen from different starts.
+//!
+//! KV memory is a pool of blocks. A block is in exactly one of three states: *free* (no content
+//! worth keeping), *held* (in at least one block table) or *cached* (full, indexed by its content,
+//! in no table; evictable). See `kv` for how blocks are shared.
+
+mod commit;
+mod config;
+mod kv;
+mod plan;
+mod queue;
+mod schedule;
+mod scheduler;
+mod sequence;
+
+pub use config::{AdmitError, CacheInUse, ConfigError, SchedulerConfig};
+pub use kv::{BlockState, PoolCounts};
+pub use plan::{Chunk, ChunkOutcome, StepOutcome, StepPlan};
+pub use scheduler::{Scheduler, Totals};
+pub use sequence::{FinishedSequence, NewSequence, SequenceState, SequenceView};

@@ -1,0 +1,135 @@
+//! Commit: what a step did becomes what is known and computed.
+
+use kvist_base::FinishReason;
+
+use crate::kv::{FullBlock, Indexed, Parent};
+use crate::plan::{Chunk, ChunkOutcome, StepOutcome, StepPlan};
+use crate::scheduler::Scheduler;
+use crate::sequence::{FinishedSequence, SequenceState};
+
+impl Scheduler {
+    /// Takes in what the step did: computed spans, new tokens, ends. Blocks that became full are
+    /// indexed, those of finished sequences given back.
+    ///
+    /// A sequence whose sampled token reaches its `output_max` or the model's length ends here, with
+    /// `FinishReason::Length`. Returns what ended, in the plan's order.
+    ///
+    /// # Panics
+    /// The plan is not the latest one of this scheduler, or the outcome does not match it.
+    pub fn commit(&mut self, plan: StepPlan, outcome: StepOutcome) -> Vec<FinishedSequence> {
+        assert_eq!(
+            plan.chunks.len(),
+            outcome.chunks.len(),
+            "one outcome for each chunk"
+        );
+        self.take_in(&plan);
+        let mut finished = Vec::new();
+        for (chunk, outcome) in plan.chunks.iter().zip(outcome.chunks) {
+            finished.extend(self.commit_chunk(chunk, outcome));
+        }
+        self.check_sums();
+        self.keep_spare(plan);
+        finished
+    }
+
+    /// Takes back a plan that was not carried out, or not to its end: nothing of it counts as
+    /// computed. Its sequences keep their blocks and get the same spans again.
+    ///
+    /// # Panics
+    /// The plan is not the latest one of this scheduler.
+    pub fn abandon(&mut self, plan: StepPlan) {
+        self.take_in(&plan);
+        for chunk in &plan.chunks {
+            assert_eq!(self.live(chunk.seq).computed_len, chunk.start);
+        }
+        self.keep_spare(plan);
+    }
+
+    fn take_in(&mut self, plan: &StepPlan) {
+        assert_eq!(
+            plan.step, self.step,
+            "a plan of another step, or of another scheduler"
+        );
+        assert_eq!(
+            self.plan_is_out,
+            !plan.is_empty(),
+            "a plan is given back once"
+        );
+        self.plan_is_out = false;
+    }
+
+    fn keep_spare(&mut self, plan: StepPlan) {
+        self.spare_chunks = plan.chunks;
+        self.spare_chunks.clear();
+    }
+
+    fn commit_chunk(&mut self, chunk: &Chunk, outcome: ChunkOutcome) -> Option<FinishedSequence> {
+        let hasher = self.hasher;
+        let sequence = self.live_mut(chunk.seq);
+        assert_eq!(sequence.state, SequenceState::Running);
+        assert_eq!(sequence.computed_len, chunk.start);
+        assert_eq!(chunk.wants_logits, chunk.end == sequence.known_len());
+        sequence.computed_len = chunk.end;
+        let mut reason = None;
+        match outcome {
+            ChunkOutcome::Advanced => assert!(!chunk.wants_logits, "a token must be sampled"),
+            ChunkOutcome::Sampled(token) => {
+                assert!(chunk.wants_logits, "there was nothing to sample from");
+                sequence.push_token(token, hasher.as_ref());
+                reason = (sequence.known_len() == sequence.len_max).then_some(FinishReason::Length);
+            }
+            ChunkOutcome::Finished {
+                token,
+                reason: given,
+            } => {
+                assert!(
+                    chunk.wants_logits || token.is_none(),
+                    "there was nothing to sample from"
+                );
+                if let Some(token) = token {
+                    sequence.push_token(token, hasher.as_ref());
+                }
+                reason = Some(given);
+            }
+        }
+        self.index_computed(chunk);
+        reason.map(|reason| self.finish(chunk.seq, reason))
+    }
+
+    /// Indexes the blocks that this chunk completed.
+    fn index_computed(&mut self, chunk: &Chunk) {
+        if self.hasher.is_none() {
+            return;
+        }
+        let block_size = self.config.block_size.len();
+        let sequence = self
+            .sequences
+            .get_mut(&chunk.seq)
+            .expect("plans name live sequences");
+        let full_count = sequence.computed_len.len() / block_size;
+        assert!(sequence.indexed_count <= full_count);
+        assert!(full_count <= sequence.chain.len());
+        for block_idx in sequence.indexed_count..full_count {
+            let start = block_idx * block_size;
+            let full = FullBlock {
+                hash: sequence.chain[block_idx],
+                parent: match block_idx.checked_sub(1) {
+                    None => Parent::Root(sequence.cache_root),
+                    Some(before) => Parent::Block(sequence.table.blocks()[before]),
+                },
+                tokens: &sequence.tokens[start..start + block_size],
+            };
+            match self.pool.index(&mut sequence.table, block_idx, &full) {
+                Indexed::Added => {}
+                Indexed::Merged => self.totals.merged_blocks += 1,
+                Indexed::Collided => {
+                    // Later blocks have no indexed parent. The next chunk tries again: the other
+                    // content may be evicted by then.
+                    self.totals.hash_collisions += 1;
+                    break;
+                }
+            }
+            sequence.indexed_count += 1;
+        }
+    }
+}

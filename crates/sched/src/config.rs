@@ -1,0 +1,138 @@
+//! The limits a scheduler works under, and the refusals they cause.
+
+use kvist_base::{Blocks, SeqId, Tokens};
+
+/// The limits of a scheduler. All of them hold at every step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchedulerConfig {
+    /// Token positions per KV block.
+    pub block_size: Tokens,
+    /// Blocks in the pool; their ids are `0..blocks_total`.
+    pub blocks_total: Blocks,
+    /// Most sequences that own blocks at one time (`max_num_seqs`).
+    pub running_max: usize,
+    /// Most sequences that queue for a first admission. Preempted sequences are let back in above
+    /// this limit: they were accepted once.
+    pub waiting_max: usize,
+    /// Most tokens computed in one step (`max_num_batched_tokens`).
+    pub step_tokens_max: Tokens,
+    /// Most tokens one sequence gets in a step while others are alive, so that a long prompt does
+    /// not hold up the rest. `None`: only `step_tokens_max` limits it.
+    pub chunk_max: Option<Tokens>,
+    /// Most tokens of a sequence, prompt and output together.
+    pub model_len_max: Tokens,
+    /// Whether full blocks are indexed by content and reused.
+    pub prefix_caching: bool,
+    /// Blocks an admission leaves unpromised, so that running sequences can grow a little before
+    /// one must be preempted. Waived when nothing runs.
+    pub watermark: Blocks,
+}
+
+impl SchedulerConfig {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("block_size", self.block_size.is_empty()),
+            ("blocks_total", self.blocks_total.is_empty()),
+            ("running_max", self.running_max == 0),
+            ("waiting_max", self.waiting_max == 0),
+            ("step_tokens_max", self.step_tokens_max.is_empty()),
+            ("chunk_max", self.chunk_max.is_some_and(Tokens::is_empty)),
+        ];
+        if let Some((field, _)) = sizes.into_iter().find(|(_, is_zero)| *is_zero) {
+            return Err(ConfigError::Zero { field });
+        }
+        if self.model_len_max < MODEL_LEN_MIN {
+            return Err(ConfigError::ModelLenTooSmall {
+                limit: MODEL_LEN_MIN,
+                given: self.model_len_max,
+            });
+        }
+        if self.watermark >= self.blocks_total {
+            return Err(ConfigError::WatermarkTooLarge {
+                watermark: self.watermark,
+                blocks_total: self.blocks_total,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// One prompt token and one output token.
+const MODEL_LEN_MIN: Tokens = Tokens(2);
+
+/// A configuration no scheduler can work under.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A size or limit that must be at least one.
+    #[error("{field} must be at least 1, not 0")]
+    Zero {
+        /// The name of the field in [`SchedulerConfig`].
+        field: &'static str,
+    },
+    /// A context too short for one prompt and one output token.
+    #[error("model_len_max must be at least {limit}, not {given}")]
+    ModelLenTooSmall {
+        /// The least context length.
+        limit: Tokens,
+        /// The context length asked for.
+        given: Tokens,
+    },
+    /// Admission would keep more blocks free than there are.
+    #[error("watermark ({watermark}) must be smaller than the pool ({blocks_total})")]
+    WatermarkTooLarge {
+        /// The watermark asked for.
+        watermark: Blocks,
+        /// The size of the pool.
+        blocks_total: Blocks,
+    },
+}
+
+/// Why a sequence was not admitted. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    /// There is no token to start from.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// `output_max` is zero, so there is nothing to produce.
+    #[error("the output limit is 0 tokens")]
+    EmptyOutput,
+    /// The prompt leaves no room for an output token in the model's context.
+    #[error("the prompt has {given}, the limit is {limit}")]
+    PromptTooLong {
+        /// The longest prompt: the context length less one.
+        limit: Tokens,
+        /// The length of this prompt.
+        given: Tokens,
+    },
+    /// Prompt and output limit together need more blocks than the pool has, so the sequence could
+    /// not end even if it ran alone.
+    #[error("prompt and output need {blocks_needed} of KV cache, there are {blocks_total}")]
+    NeverFits {
+        /// Blocks the sequence needs at its longest.
+        blocks_needed: Blocks,
+        /// Blocks in the pool.
+        blocks_total: Blocks,
+    },
+    /// The queue is full; later there may be room.
+    #[error("{waiting} sequences are waiting, the limit is {waiting_max}")]
+    Overloaded {
+        /// Sequences waiting now.
+        waiting: usize,
+        /// The limit of the queue.
+        waiting_max: usize,
+    },
+    /// A live sequence has this id.
+    #[error("sequence {id} is already being served")]
+    DuplicateId {
+        /// The id given twice.
+        id: SeqId,
+    },
+}
+
+/// The prefix cache cannot be reset: running sequences hold blocks of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{held} are in use by running sequences")]
+pub struct CacheInUse {
+    /// Blocks that are held.
+    pub held: Blocks,
+}

@@ -1,0 +1,35 @@
+//! KV blocks: who holds them, what is in them, and which may be evicted.
+//!
+//! ```text
+//!            extend                  release, last holder, indexed
+//!   free ───────────► held ────────────────────────────────────────► cached
+//!    ▲                 │ ▲                                            │  │
+//!    └─────────────────┘ └────────────────────────────────────────────┘  │
+//!      release, not indexed        share (a prefix hit)                  │
+//!    ▲                                                                   │
+//!    └───────────────────────────────────────────────────────────────────┘
+//!                     evict (at once held again), reset
+//! ```
+//!
+//! A block becomes indexed when all its positions are computed, and then never changes until it is
+//! evicted. That is why it may be in several tables at once. Three rules keep the index sound:
+//!
+//! 1. The indexed blocks form a forest: the parent of an indexed block is indexed. A table holds a
+//!    block only together with all blocks before it, and releases the last block first, so the least
+//!    recently released block is always a leaf and eviction never orphans a block.
+//! 2. One content, one block. When two sequences computed the same block at the same time, the
+//!    second to be indexed gives its own back and holds the first (`Indexed::Merged`). This is also
+//!    what makes a block id stand for a whole prefix.
+//! 3. A hit compares the parent and the tokens. The hash only finds the candidate: a collision, even
+//!    a made one, costs a miss and cannot serve foreign content.
+
+mod chain;
+mod index;
+mod pool;
+mod table;
+
+pub(crate) use chain::{ChainHash, ChainHasher};
+pub(crate) use index::{FullBlock, Parent};
+pub(crate) use pool::{BlockPool, Indexed, PoolSizes, PrefixHit};
+pub use pool::{BlockState, PoolCounts};
+pub(crate) use table::BlockTable;

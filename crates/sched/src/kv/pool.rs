@@ -1,0 +1,353 @@
+//! The owner of all blocks.
+
+use std::collections::BTreeMap;
+
+use kvist_base::{BlockId, Blocks, TokenId, Tokens};
+
+use super::chain::ChainHash;
+use super::index::{Found, FullBlock, Parent, PrefixIndex};
+use super::table::BlockTable;
+
+/// What a block is good for. It is in exactly one of these states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BlockState {
+    /// It has no content worth keeping.
+    Free,
+    /// At least one block table has it.
+    Held,
+    /// No table has it, but its content is indexed; it can be evicted.
+    Cached,
+}
+
+/// Blocks by state; `free + held + cached == total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// Blocks with no content worth keeping.
+    pub free: Blocks,
+    /// Blocks in at least one table.
+    pub held: Blocks,
+    /// Indexed blocks in no table.
+    pub cached: Blocks,
+    /// All blocks.
+    pub total: Blocks,
+}
+
+impl PoolCounts {
+    /// Blocks an allocation can have.
+    pub fn available(&self) -> Blocks {
+        self.free + self.cached
+    }
+}
+
+/// The pool's sizes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolSizes {
+    pub(crate) block_size: Tokens,
+    pub(crate) blocks_total: Blocks,
+}
+
+/// There are fewer blocks available than asked for. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PoolFull;
+
+/// What indexing a block came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Indexed {
+    /// The block is in the index.
+    Added,
+    /// An indexed block has the same content; the table now holds that one.
+    Merged,
+    /// Another content has its hash; the block stays out of the index.
+    Collided,
+}
+
+/// Bugs the simulator must be able to find.
+#[cfg(any(test, feature = "sim"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PlantedBug {
+    /// Forget one decrement of a shared block's holders.
+    LeakOneHold,
+    /// Take equal hashes for equal content.
+    TrustHashes,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct BlockRecord {
+    /// Table entries that name this block.
+    holders: u32,
+    /// Its key in `cached`, when it is there.
+    cached_at: u64,
+}
+
+/// The owner of all blocks and the only place where they change state.
+#[derive(Debug)]
+pub(crate) struct BlockPool {
+    block_size: Tokens,
+    blocks: Vec<BlockRecord>,
+    /// A stack: the block freed last is used first, its memory being the most likely to be warm and
+    /// committed. Low ids come first in a fresh pool, so that memory is committed from the bottom.
+    free: Vec<BlockId>,
+    /// Evictable blocks by the time they lost their last holder: the first is evicted first.
+    cached: BTreeMap<u64, BlockId>,
+    /// Releases into `cached` so far: its clock.
+    cached_clock: u64,
+    held_count: u32,
+    index: PrefixIndex,
+    eviction_count: u64,
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) planted: Option<PlantedBug>,
+}
+
+impl BlockPool {
+    pub(crate) fn new(sizes: PoolSizes) -> Self {
+        assert!(!sizes.block_size.is_empty());
+        assert!(!sizes.blocks_total.is_empty());
+        Self {
+            block_size: sizes.block_size,
+            blocks: vec![BlockRecord::default(); sizes.blocks_total.len()],
+            free: (0..sizes.blocks_total.0).rev().map(BlockId).collect(),
+            cached: BTreeMap::new(),
+            cached_clock: 0,
+            held_count: 0,
+            index: PrefixIndex::new(sizes.block_size, sizes.blocks_total),
+            eviction_count: 0,
+            #[cfg(any(test, feature = "sim"))]
+            planted: None,
+        }
+    }
+
+    pub(crate) fn counts(&self) -> PoolCounts {
+        let count = |len: usize| {
+            Blocks(u32::try_from(len).expect("the pool was made from a count of blocks"))
+        };
+        let counts = PoolCounts {
+            free: count(self.free.len()),
+            held: Blocks(self.held_count),
+            cached: count(self.cached.len()),
+            total: count(self.blocks.len()),
+        };
+        assert_eq!(counts.free + counts.held + counts.cached, counts.total);
+        counts
+    }
+
+    pub(crate) fn state(&self, id: BlockId) -> BlockState {
+        if self.blocks[id.idx()].holders > 0 {
+            BlockState::Held
+        } else if self.index.contains(id) {
+            BlockState::Cached
+        } else {
+            BlockState::Free
+        }
+    }
+
+    /// Cached blocks that were given to another content since the pool was made.
+    pub(crate) fn eviction_count(&self) -> u64 {
+        self.eviction_count
+    }
+
+    /// The longest indexed prefix of `tokens`, block by block. `chain` are their chain hashes.
+    pub(crate) fn longest(&self, root: u64, chain: &[ChainHash], tokens: &[TokenId]) -> PrefixHit {
+        assert!(chain.len() * self.block_size.len() <= tokens.len());
+        let mut hit = PrefixHit::default();
+        let mut parent = Parent::Root(root);
+        for (&hash, tokens) in chain.iter().zip(tokens.chunks_exact(self.block_size.len())) {
+            let Some(id) = self.find(&FullBlock {
+                hash,
+                parent,
+                tokens,
+            }) else {
+                break;
+            };
+            hit.blocks.push(id);
+            parent = Parent::Block(id);
+        }
+        assert!(hit.blocks.len() <= chain.len());
+        hit
+    }
+
+    fn find(&self, full: &FullBlock<'_>) -> Option<BlockId> {
+        #[cfg(any(test, feature = "sim"))]
+        if self.planted == Some(PlantedBug::TrustHashes) {
+            return self.index.find_by_hash_only(full);
+        }
+        match self.index.find(full) {
+            Found::Same(id) => Some(id),
+            Found::Collision | Found::Nothing => None,
+        }
+    }
+
+    /// How many of these blocks are cached, so that holding them leaves fewer available.
+    pub(crate) fn cached_among(&self, ids: &[BlockId]) -> Blocks {
+        let cached = ids
+            .iter()
+            .filter(|id| self.state(**id) == BlockState::Cached);
+        let count = Blocks(cached.map(|_| 1).sum());
+        assert!(count <= self.counts().cached);
+        count
+    }
+
+    /// Puts the blocks of a prefix hit into an empty table.
+    pub(crate) fn share(&mut self, table: &mut BlockTable, hit: &PrefixHit) {
+        assert!(table.blocks().is_empty(), "a prefix comes first");
+        for &id in &hit.blocks {
+            assert!(self.index.contains(id));
+            self.hold(id);
+            table.push(id);
+        }
+    }
+
+    /// Appends blocks until the table has room for `target` tokens; free ones first, then cached
+    /// ones, least recently used first. All or nothing.
+    pub(crate) fn extend(
+        &mut self,
+        table: &mut BlockTable,
+        target: Tokens,
+    ) -> Result<(), PoolFull> {
+        let missing = target
+            .div_ceil(self.block_size)
+            .saturating_sub(table.count());
+        if missing > self.counts().available() {
+            return Err(PoolFull);
+        }
+        for _ in 0..missing.0 {
+            let id = self.free.pop().unwrap_or_else(|| self.evict());
+            assert!(!self.index.contains(id));
+            assert_eq!(self.blocks[id.idx()].holders, 0);
+            self.blocks[id.idx()].holders = 1;
+            self.held_count += 1;
+            table.push(id);
+        }
+        assert!(table.count() >= target.div_ceil(self.block_size));
+        Ok(())
+    }
+
+    fn evict(&mut self) -> BlockId {
+        let (_, id) = self
+            .cached
+            .pop_first()
+            .expect("extend counted the available blocks");
+        self.index.remove(id);
+        self.eviction_count += 1;
+        id
+    }
+
+    /// Indexes the full block at `block_idx` of a table, all of whose positions are computed.
+    pub(crate) fn index(
+        &mut self,
+        table: &mut BlockTable,
+        block_idx: usize,
+        full: &FullBlock<'_>,
+    ) -> Indexed {
+        let own = table.blocks()[block_idx];
+        assert_eq!(
+            self.blocks[own.idx()].holders,
+            1,
+            "a block is shared only once indexed"
+        );
+        assert!(!self.index.contains(own));
+        match self.index.find(full) {
+            Found::Nothing => {
+                self.index.insert(own, full);
+                Indexed::Added
+            }
+            Found::Same(other) => {
+                assert_ne!(own, other);
+                self.hold(other);
+                let replaced = table.replace(block_idx, other);
+                self.drop_hold(replaced);
+                Indexed::Merged
+            }
+            Found::Collision => Indexed::Collided,
+        }
+    }
+
+    /// Takes a table's blocks back, last block first, so that tails are evicted before the
+    /// prefixes that more sequences share.
+    pub(crate) fn release(&mut self, table: BlockTable) {
+        for id in table.into_blocks().into_iter().rev() {
+            self.drop_hold(id);
+        }
+        self.counts();
+    }
+
+    /// Makes every cached block free.
+    pub(crate) fn forget_cached(&mut self) {
+        while let Some((_, id)) = self.cached.pop_first() {
+            self.index.remove(id);
+            self.free.push(id);
+        }
+        self.counts();
+    }
+
+    fn hold(&mut self, id: BlockId) {
+        let record = &mut self.blocks[id.idx()];
+        if record.holders == 0 {
+            let removed = self.cached.remove(&record.cached_at);
+            assert_eq!(removed, Some(id), "a block to share is held or cached");
+            self.held_count += 1;
+        }
+        record.holders += 1;
+    }
+
+    fn drop_hold(&mut self, id: BlockId) {
+        let record = &mut self.blocks[id.idx()];
+        assert!(record.holders > 0, "a block was given back twice");
+        #[cfg(any(test, feature = "sim"))]
+        if self.planted == Some(PlantedBug::LeakOneHold) && record.holders > 1 {
+            self.planted = None;
+            return;
+        }
+        record.holders -= 1;
+        if record.holders > 0 {
+            return;
+        }
+        self.held_count -= 1;
+        if self.index.contains(id) {
+            self.cached_clock += 1;
+            record.cached_at = self.cached_clock;
+            let replaced = self.cached.insert(self.cached_clock, id);
+            assert_eq!(replaced, None);
+        } else {
+            self.free.push(id);
+        }
+    }
+
+    /// Root and tokens of the prefix that ends with an indexed block, for checking.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn indexed_prefix(&self, id: BlockId) -> Option<(u64, Vec<TokenId>)> {
+        self.index
+            .contains(id)
+            .then(|| self.index.prefix_of(id))
+            .flatten()
+    }
+
+    /// Blocks in the order in which `extend` would give them out.
+    #[cfg(test)]
+    pub(crate) fn allocation_order(&self) -> Vec<BlockId> {
+        self.free
+            .iter()
+            .rev()
+            .chain(self.cached.values())
+            .copied()
+            .collect()
+    }
+}
+
+/// Indexed blocks that hold the beginning of a sequence.
+#[derive(Debug, Default)]
+pub(crate) struct PrefixHit {
+    pub(crate) blocks: Vec<BlockId>,
+}
+
+impl PrefixHit {
+    /// Drops blocks from the end until at most `count_max` are left; says whether any were.
+    pub(crate) fn shorten(&mut self, count_max: usize) -> bool {
+        let is_longer = self.blocks.len() > count_max;
+        self.blocks.truncate(count_max);
+        is_longer
+    }
+
+    pub(crate) fn count(&self) -> Blocks {
+        Blocks(u32::try_from(self.blocks.len()).expect("a hit holds no more than the pool has"))
+    }
+}

@@ -1,0 +1,88 @@
+//! The two values that cross the border of a step: what to do, and what happened.
+
+use kvist_base::{FinishReason, SeqId, TokenId, Tokens};
+
+/// A span of one sequence to compute in one step.
+///
+/// ```text
+/// tokens   0            start            end           known_len
+///          |--computed--|--this chunk--|--later steps--|
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// The sequence.
+    pub seq: SeqId,
+    /// First position to compute: the sequence's `computed_len`.
+    pub start: Tokens,
+    /// One past the last position to compute; `start < end`.
+    pub end: Tokens,
+    /// Whether the chunk ends with the last known token, so that the next one must be sampled.
+    pub wants_logits: bool,
+}
+
+impl Chunk {
+    /// Tokens in the chunk; at least one.
+    pub fn token_count(&self) -> Tokens {
+        assert!(self.start < self.end);
+        self.end - self.start
+    }
+}
+
+/// What to compute in one step. The blocks it writes are already in the tables.
+///
+/// A plan that is not empty goes back to its scheduler, through `commit` or `abandon`, before the
+/// next one is made. It cannot be cloned, so it cannot be committed twice.
+#[must_use = "a plan holds up its scheduler until it is committed or abandoned"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct StepPlan {
+    pub(crate) step: u64,
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) preempted: Vec<SeqId>,
+    pub(crate) token_count: Tokens,
+}
+
+impl StepPlan {
+    /// The spans to compute, at most one for each sequence, oldest sequence first.
+    pub fn chunks(&self) -> &[Chunk] {
+        &self.chunks
+    }
+
+    /// Sequences that lost their blocks to make this plan, newest first. They wait again, and keep
+    /// every token they have.
+    pub fn preempted(&self) -> &[SeqId] {
+        &self.preempted
+    }
+
+    /// The sum of all chunks' `token_count`.
+    pub fn token_count(&self) -> Tokens {
+        self.token_count
+    }
+
+    /// Whether there is nothing to compute.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+}
+
+/// What a step did; `chunks[i]` is about `plan.chunks()[i]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepOutcome {
+    /// One for each chunk of the plan, in its order.
+    pub chunks: Vec<ChunkOutcome>,
+}
+
+/// What became of one chunk. Its span is computed in every case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkOutcome {
+    /// Computed; nothing to sample (`wants_logits` was false).
+    Advanced,
+    /// Computed, and this token follows.
+    Sampled(TokenId),
+    /// Computed, and the sequence is over.
+    Finished {
+        /// The last token, if it belongs to the output. Only where `wants_logits` was true.
+        token: Option<TokenId>,
+        /// Why it is over.
+        reason: FinishReason,
+    },
+}

@@ -1,0 +1,227 @@
+//! Decide: spans and blocks for one step.
+
+use kvist_base::{Blocks, SeqId, Tokens};
+
+use crate::kv::PrefixHit;
+use crate::plan::{Chunk, StepPlan};
+use crate::queue::Arrival;
+use crate::scheduler::Scheduler;
+use crate::sequence::SequenceState;
+
+/// A plan being made.
+struct Draft {
+    chunks: Vec<Chunk>,
+    preempted: Vec<SeqId>,
+    tokens_left: Tokens,
+}
+
+impl Draft {
+    fn push(&mut self, chunk: Chunk) {
+        assert!(chunk.token_count() <= self.tokens_left);
+        self.tokens_left = self.tokens_left - chunk.token_count();
+        self.chunks.push(chunk);
+    }
+}
+
+impl Scheduler {
+    /// Decides the next step: running sequences first, then waiting ones, each in order of arrival.
+    /// Allocates the blocks the step writes to, and preempts the newest running sequences when
+    /// there are not enough. Nothing waiting is let in by a step that preempted.
+    ///
+    /// As long as there is work the plan has at least one chunk. An empty plan need not be given
+    /// back; any other must be, before this is called again.
+    pub fn schedule(&mut self) -> StepPlan {
+        assert!(
+            !self.plan_is_out,
+            "the last plan was neither committed nor abandoned"
+        );
+        let mut draft = Draft {
+            chunks: std::mem::take(&mut self.spare_chunks),
+            preempted: Vec::new(),
+            tokens_left: self.config.step_tokens_max,
+        };
+        assert!(draft.chunks.is_empty());
+        self.plan_running(&mut draft);
+        if draft.preempted.is_empty() {
+            self.plan_waiting(&mut draft);
+        }
+        self.check_sums();
+        assert_eq!(
+            draft.chunks.is_empty(),
+            !self.has_work(),
+            "work is never left lying"
+        );
+        self.step += 1;
+        self.plan_is_out = !draft.chunks.is_empty();
+        StepPlan {
+            step: self.step,
+            chunks: draft.chunks,
+            preempted: draft.preempted,
+            token_count: self.config.step_tokens_max - draft.tokens_left,
+        }
+    }
+
+    fn plan_running(&mut self, draft: &mut Draft) {
+        let mut from = Arrival(0);
+        while !draft.tokens_left.is_empty() {
+            let Some((arrival, id)) = self.running.first_from(from) else {
+                break;
+            };
+            let chunk = self.next_chunk(id, draft.tokens_left);
+            if !self.try_secure(&chunk, &mut draft.preempted) {
+                // It was the newest itself, so there is nobody after it.
+                assert_eq!(self.running.first_from(arrival), None);
+                break;
+            }
+            draft.push(chunk);
+            from = Arrival(arrival.0 + 1);
+        }
+    }
+
+    /// The span a sequence gets if `tokens_left` are left in the step.
+    fn next_chunk(&self, id: SeqId, tokens_left: Tokens) -> Chunk {
+        let sequence = self.live(id);
+        let (start, known_len) = (sequence.computed_len, sequence.known_len());
+        assert!(start < known_len);
+        let mut len = (known_len - start).min(tokens_left);
+        if let Some(chunk_max) = self.config.chunk_max
+            && self.sequences.len() > 1
+        {
+            len = len.min(chunk_max);
+        }
+        assert!(!len.is_empty());
+        let end = start + len;
+        Chunk {
+            seq: id,
+            start,
+            end,
+            wants_logits: end == known_len,
+        }
+    }
+
+    /// Gets a running sequence the blocks of its chunk, preempting from the newest. False if it came
+    /// to be preempted itself.
+    fn try_secure(&mut self, chunk: &Chunk, preempted: &mut Vec<SeqId>) -> bool {
+        loop {
+            let sequence = self
+                .sequences
+                .get_mut(&chunk.seq)
+                .expect("queues name live sequences");
+            assert_eq!(sequence.state, SequenceState::Running);
+            if self.pool.extend(&mut sequence.table, chunk.end).is_ok() {
+                return true;
+            }
+            let newest = self.running.newest().expect("this sequence runs");
+            // Alone, a sequence always fits: `admit` refused it otherwise.
+            assert_ne!(
+                self.running.oldest(),
+                Some(newest),
+                "the oldest is never preempted"
+            );
+            self.take_back(newest);
+            preempted.push(newest);
+            if newest == chunk.seq {
+                return false;
+            }
+        }
+    }
+
+    fn plan_waiting(&mut self, draft: &mut Draft) {
+        assert!(draft.preempted.is_empty());
+        let mut promised = self.blocks_promised();
+        while !draft.tokens_left.is_empty() && self.running.len() < self.config.running_max {
+            let Some(id) = self.waiting.oldest() else {
+                break;
+            };
+            let (hit, is_whole) = self.prefix_hit(id);
+            if !self.has_room(id, &hit, promised) {
+                // Strictly first come, first served: a smaller one does not overtake, or the large
+                // one could wait for ever.
+                break;
+            }
+            self.totals.last_block_recomputes += u64::from(is_whole);
+            self.begin(id, &hit);
+            let chunk = self.next_chunk(id, draft.tokens_left);
+            let is_secured = self.try_secure(&chunk, &mut draft.preempted);
+            assert!(
+                is_secured && draft.preempted.is_empty(),
+                "has_room counted the blocks"
+            );
+            draft.push(chunk);
+            let sequence = self.live(id);
+            promised += sequence
+                .blocks_known(self.config.block_size)
+                .saturating_sub(sequence.table.count());
+        }
+    }
+
+    /// Blocks that running sequences will ask for to compute what they know already. To let others
+    /// have them would mean to preempt soon.
+    fn blocks_promised(&self) -> Blocks {
+        let block_size = self.config.block_size;
+        let missing = |id| {
+            let sequence = self.live(id);
+            sequence
+                .blocks_known(block_size)
+                .saturating_sub(sequence.table.count())
+        };
+        self.running.iter().map(missing).sum()
+    }
+
+    /// The cached beginning of a waiting sequence, and whether all of it is cached.
+    ///
+    /// The last token is always computed, for its logits. Its block is then written to, so it cannot
+    /// be a shared one: the hit ends before it.
+    fn prefix_hit(&self, id: SeqId) -> (PrefixHit, bool) {
+        let sequence = self.live(id);
+        assert_eq!(sequence.state, SequenceState::Waiting);
+        let mut hit = self
+            .pool
+            .longest(sequence.cache_root, &sequence.chain, &sequence.tokens);
+        let block_size = self.config.block_size.len();
+        let is_whole = hit.shorten((sequence.tokens.len() - 1) / block_size);
+        assert!(hit.blocks.len() * block_size < sequence.tokens.len());
+        (hit, is_whole)
+    }
+
+    /// Whether all that is known of a waiting sequence can be computed without a preemption.
+    fn has_room(&self, id: SeqId, hit: &PrefixHit, promised: Blocks) -> bool {
+        let known = self.live(id).blocks_known(self.config.block_size);
+        assert!(hit.count() <= known);
+        if self.running.is_empty() {
+            // Alone it fits, and the watermark has nobody to protect.
+            assert!(known <= self.pool.counts().total);
+            return true;
+        }
+        let available = self.pool.counts().available() - self.pool.cached_among(&hit.blocks);
+        let missing = known - hit.count();
+        let wanted = missing
+            .checked_add(promised)
+            .and_then(|n| n.checked_add(self.config.watermark));
+        wanted.is_some_and(|wanted| wanted <= available)
+    }
+
+    /// Waiting to running, from the end of the prefix hit.
+    fn begin(&mut self, id: SeqId, hit: &PrefixHit) {
+        let sequence = self
+            .sequences
+            .get_mut(&id)
+            .expect("queues name live sequences");
+        assert_eq!(sequence.computed_len, Tokens::ZERO);
+        self.pool.share(&mut sequence.table, hit);
+        let hit_len = hit.count().capacity(self.config.block_size);
+        let hit_len = hit_len.expect("a hit is shorter than its sequence");
+        assert!(hit_len < sequence.known_len());
+        sequence.computed_len = hit_len;
+        sequence.prefix_hit_len = hit_len;
+        sequence.indexed_count = hit.blocks.len();
+        sequence.state = SequenceState::Running;
+        if self.config.prefix_caching && sequence.first_hit_len.is_none() {
+            self.totals.prefix_query_tokens += u64::from(sequence.prompt_len.0);
+            self.totals.prefix_hit_tokens += u64::from(hit_len.0);
+        }
+        sequence.first_hit_len.get_or_insert(hit_len);
+        self.waiting.remove(sequence.arrival, id);
+        self.running.insert(sequence.arrival, id);
+    }
+}
