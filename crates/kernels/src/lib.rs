@@ -4,14 +4,21 @@
 //! an [`Isa`] value proves at run time that the CPU has the instructions. The scalar tier is the
 //! oracle: for one input every tier gives the same bits, whatever the batch and the thread count.
 
+mod acts;
 pub mod arch;
 mod isa;
+mod matmul;
+mod panel;
 #[allow(unsafe_code)] // hands a borrowed closure to threads
 mod pool;
+pub mod quant;
 #[allow(unsafe_code)] // disjoint mutable views of one slice
 mod shared;
 
+pub use acts::{ActFormat, Activations, Rows, act_format};
 pub use isa::Isa;
+pub use matmul::{Epilogue, Product, matmul};
+pub use panel::{PANEL_ROWS, PanelMatrix, pack_panel, packed_bytes, panel_bytes};
 pub use pool::Pool;
 pub use shared::{
     ColumnTiles, TileIdx, TileMut, Tiling, WorkerLocal, for_each_chunk, for_each_chunk_on,
