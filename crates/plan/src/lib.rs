@@ -1,1 +1,36 @@
 //! Memory planner: model shape, machine and limits to a sum of named lines, or a refusal with the fix.
+//!
+//! The plan, its report and its JSON are one list: every byte the process may hold is in exactly
+//! one [`PlanLine`], and [`Plan::total`] is their sum. Only the KV pool has a choice: it gets what
+//! the budget leaves, but never more than the admitted sequences could use.
+//!
+//! Pure: reads no file and no clock. The caller reads `/proc/meminfo` and the cgroup files and
+//! hands their text to the parsers here.
+
+mod budget;
+mod error;
+mod kv;
+mod limits;
+mod lines;
+mod machine;
+mod planner;
+mod serial;
+mod shape;
+mod table;
+mod ways_out;
+
+pub use budget::BudgetSource;
+pub use error::{Given, PlanError, PlanLimit, ProbeError};
+pub use kv::KvPlan;
+pub use limits::{Limits, MemoryLimit};
+pub use lines::{LineKind, PlanLine, activation_bytes};
+pub use machine::{
+    CgroupMemory, Machine, MemInfo, parse_cgroup_v1, parse_cgroup_v2, parse_meminfo,
+    parse_reclaimable,
+};
+pub use planner::{CapacityRow, MODEL_LEN_MIN, ModelLenReason, Plan, Verdict, plan};
+pub use shape::{ModelShape, WeightKind, WeightLine};
+pub use ways_out::WayOut;
+
+#[cfg(test)]
+mod tests;

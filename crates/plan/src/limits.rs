@@ -1,0 +1,93 @@
+//! What the operator asked for.
+
+use kvist_base::{Bytes, KvDtype, Tokens};
+
+use crate::error::{Given, PlanError, PlanLimit};
+use crate::shape::ModelShape;
+
+/// How much memory the whole process may hold.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MemoryLimit {
+    /// A share of the machine's memory, above 0 and at most 1.
+    Fraction(f64),
+    /// So many bytes.
+    Absolute(Bytes),
+}
+
+/// The operator's limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// Ceiling for the whole process.
+    pub memory: MemoryLimit,
+    /// Longest sequence, prompt and output; `None` is the longest that fits.
+    pub model_len: Option<Tokens>,
+    /// Most sequences that run at once.
+    pub running_max: u32,
+    /// Most tokens one step computes.
+    pub step_tokens_max: Tokens,
+    /// Tokens of a KV block.
+    pub block_size: Tokens,
+    /// How the KV cache stores a value.
+    pub kv_dtype: KvDtype,
+    /// Worker threads, the engine's own included.
+    pub threads: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: MemoryLimit::Fraction(0.9),
+            model_len: None,
+            running_max: 64,
+            step_tokens_max: Tokens(512),
+            block_size: Tokens(16),
+            kv_dtype: KvDtype::default(),
+            threads: 1,
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses limits nothing can be planned with. The upper bounds keep products inside 64 bits.
+    pub(crate) fn check(&self, model: &ModelShape) -> Result<(), PlanError> {
+        let counts = [
+            ("max_num_seqs", self.running_max.into(), 1 << 16),
+            (
+                "max_num_batched_tokens",
+                self.step_tokens_max.0.into(),
+                1 << 20,
+            ),
+            ("block_size", self.block_size.0.into(), 1 << 12),
+            ("threads", self.threads.into(), 1 << 12),
+        ];
+        for (field, given, max) in counts {
+            PlanError::check(field, given, 1, max)?;
+        }
+        if let Some(asked) = self.model_len {
+            check_model_len(asked, model.context_max)?;
+        }
+        match self.memory {
+            MemoryLimit::Fraction(share) if !(share > 0.0 && share <= 1.0) => Err(PlanError {
+                field: "gpu_memory_utilization",
+                limit: PlanLimit::Fraction,
+                given: Given::Number(share),
+            }),
+            MemoryLimit::Absolute(bytes) => PlanError::check("memory", bytes.0, 1, u64::MAX),
+            MemoryLimit::Fraction(_) => Ok(()),
+        }
+    }
+}
+
+fn check_model_len(asked: Tokens, context_max: Tokens) -> Result<(), PlanError> {
+    let field = "max_model_len";
+    let (given, max) = (u64::from(asked.0), u64::from(context_max.0));
+    if given > max {
+        let limit = PlanLimit::ModelContext(max);
+        return Err(PlanError {
+            field,
+            limit,
+            given: Given::Count(given),
+        });
+    }
+    PlanError::check(field, given, 1, max)
+}

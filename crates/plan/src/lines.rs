@@ -1,0 +1,173 @@
+//! The lines of the sum that do not depend on how much is left for the KV pool.
+
+use kvist_base::{Bytes, Tokens};
+use serde::Serialize;
+
+use crate::limits::Limits;
+use crate::serial;
+use crate::shape::{ModelShape, WeightKind, WeightLine};
+
+/// Activations are computed in single precision.
+const ACTIVATION_BYTES: u64 = 4;
+/// A token's id, position, slot and sequence index in the flat arrays of a step.
+const STEP_ENTRY_BYTES: u64 = 16;
+/// One logit.
+const LOGIT_BYTES: u64 = 4;
+/// Per token of the vocabulary the sampler keeps an edited logit and a candidate.
+const SAMPLER_ENTRY_BYTES: u64 = 4 + 16;
+/// A vocabulary entry with its text, both directions of the map, and its merge rule.
+const TOKENIZER_ENTRY_BYTES: u64 = 100;
+/// A worker's stack as touched, and its scratch for tiles and attention scores.
+const WORKER_BYTES: u64 = (64 << 10) + (1 << 20);
+/// A client's socket, request and output waiting to be sent.
+const CLIENT_BYTES: u64 = 64 << 10;
+/// Listener, runtime, metrics and page, whatever the load.
+const HTTP_BASE_BYTES: u64 = 4 << 20;
+/// The program itself and the allocator's slack.
+const MARGIN_BASE_BYTES: u64 = 24 << 20;
+/// Page tables and the unused ends of huge pages, as a part of resident weights.
+const MARGIN_WEIGHT_DIVISOR: u64 = 200;
+
+/// What a line of the plan is for. Whatever the engine allocates is charged to one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LineKind {
+    /// Weights in the process's own memory.
+    WeightsResident,
+    /// Weights in the mapped file.
+    WeightsMapped,
+    /// KV blocks.
+    KvPool,
+    /// Block tables, hashes and the ids of the tokens the blocks hold.
+    KvTables,
+    /// Everything a step computes between embedding and logits.
+    Activations,
+    /// The step's logits.
+    Logits,
+    /// The sampler's scratch.
+    Sampler,
+    /// Vocabulary and merge rules.
+    Tokenizer,
+    /// Stacks and scratch of worker threads.
+    Threads,
+    /// Connections and their buffers.
+    Http,
+    /// What no line counts exactly.
+    Margin,
+}
+
+/// One named term of the sum.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanLine {
+    /// What it is for.
+    pub kind: LineKind,
+    /// Its name in reports.
+    pub name: String,
+    /// Its size.
+    #[serde(serialize_with = "serial::bytes")]
+    pub bytes: Bytes,
+    /// How the size comes about.
+    pub note: String,
+}
+
+impl PlanLine {
+    pub(crate) fn new(kind: LineKind, name: impl Into<String>, bytes: Bytes, note: String) -> Self {
+        Self {
+            kind,
+            name: name.into(),
+            bytes,
+            note,
+        }
+    }
+}
+
+/// Bytes the activations of a step of `step_tokens` tokens take. Per token: the residual stream
+/// and its normalised copy, queries, keys and values, the attention's output, both halves of the
+/// feed-forward network, and the widest of these once more quantised to 8 bits with scales (1.2
+/// bytes a value).
+pub fn activation_bytes(model: &ModelShape, step_tokens: Tokens) -> Bytes {
+    let (dim, ffn_dim) = (u64::from(model.dim), u64::from(model.ffn_dim));
+    let query_dim = model.query_dim();
+    let qkv = query_dim + 2 * model.key_dim();
+    let values = 2 * dim + qkv + query_dim + 2 * ffn_dim;
+    let widest = dim.max(ffn_dim).max(query_dim);
+    let quantised = (widest * 6).div_ceil(5);
+    let per_token = values * ACTIVATION_BYTES + quantised + STEP_ENTRY_BYTES;
+    Bytes(per_token) * u64::from(step_tokens.0)
+}
+
+/// Bytes each sequence of `running_max` adds outside the KV pool.
+pub(crate) fn bytes_per_sequence(model: &ModelShape) -> Bytes {
+    Bytes(u64::from(model.vocab_len) * LOGIT_BYTES + CLIENT_BYTES)
+}
+
+/// One line for each encoding and place of weights.
+pub(crate) fn weight_lines(model: &ModelShape) -> Vec<PlanLine> {
+    let line = |weights: &WeightLine| {
+        let (kind, note) = match weights.kind {
+            WeightKind::Resident => (LineKind::WeightsResident, "resident"),
+            WeightKind::Mapped => (LineKind::WeightsMapped, "mapped file, reclaimable"),
+        };
+        let name = format!("weights {}", weights.label);
+        PlanLine::new(kind, name, weights.bytes, note.to_owned())
+    };
+    model.weights.iter().map(line).collect()
+}
+
+/// The lines that follow from limits and shape alone.
+pub(crate) fn work_lines(model: &ModelShape, limits: &Limits) -> Vec<PlanLine> {
+    let running = u64::from(limits.running_max);
+    let vocab = u64::from(model.vocab_len);
+    let threads = u64::from(limits.threads);
+    let resident: Bytes = model
+        .weights
+        .iter()
+        .filter(|weights| weights.kind == WeightKind::Resident)
+        .map(|weights| weights.bytes)
+        .sum();
+    let step_tokens = limits.step_tokens_max;
+    vec![
+        PlanLine::new(
+            LineKind::Activations,
+            "activations",
+            activation_bytes(model, step_tokens),
+            format!("{step_tokens} a step"),
+        ),
+        PlanLine::new(
+            LineKind::Logits,
+            "logits",
+            Bytes(running * vocab * LOGIT_BYTES),
+            format!("{running} rows of {vocab}"),
+        ),
+        PlanLine::new(
+            LineKind::Sampler,
+            "sampler",
+            Bytes(vocab * SAMPLER_ENTRY_BYTES),
+            "scratch for one row".to_owned(),
+        ),
+        PlanLine::new(
+            LineKind::Tokenizer,
+            "tokenizer",
+            Bytes(vocab * TOKENIZER_ENTRY_BYTES),
+            format!("{vocab} entries"),
+        ),
+        PlanLine::new(
+            LineKind::Threads,
+            "threads",
+            Bytes(threads * WORKER_BYTES),
+            format!("{threads} workers"),
+        ),
+        PlanLine::new(
+            LineKind::Http,
+            "http buffers",
+            Bytes(HTTP_BASE_BYTES + running * CLIENT_BYTES),
+            format!("{running} clients"),
+        ),
+        PlanLine::new(
+            LineKind::Margin,
+            "margin",
+            Bytes(MARGIN_BASE_BYTES + resident.0 / MARGIN_WEIGHT_DIVISOR),
+            "program, allocator, page tables".to_owned(),
+        ),
+    ]
+}

@@ -1,0 +1,103 @@
+//! What the planner knows about a model: the numbers in its file's header.
+
+use kvist_base::{Bytes, KvDtype, Tokens};
+
+use crate::error::PlanError;
+
+/// Where a run of weights lives while the model is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightKind {
+    /// In the process's own memory, in kernel layout.
+    Resident,
+    /// In the mapped file: read when touched, and reclaimable.
+    Mapped,
+}
+
+/// The weights of one encoding and place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WeightLine {
+    /// What they are, such as `Q4_K`.
+    pub label: String,
+    /// Their size as served.
+    pub bytes: Bytes,
+    /// Where they live.
+    pub kind: WeightKind,
+}
+
+/// The sizes of a decoder-only transformer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelShape {
+    /// Name, for reports.
+    pub name: String,
+    /// Family, such as `qwen2`.
+    pub architecture: String,
+    /// Decoder layers that keep K and V.
+    pub layers: u32,
+    /// Query heads of a layer.
+    pub heads: u32,
+    /// Key and value heads of a layer.
+    pub kv_heads: u32,
+    /// Values of a head.
+    pub head_dim: u32,
+    /// Values of the residual stream.
+    pub dim: u32,
+    /// Values between the two halves of the feed-forward network.
+    pub ffn_dim: u32,
+    /// Rows of the output layer.
+    pub vocab_len: u32,
+    /// Longest context the model was made for.
+    pub context_max: Tokens,
+    /// Every weight, summed by encoding and place.
+    pub weights: Vec<WeightLine>,
+    /// Size of the model file.
+    pub file_bytes: Bytes,
+}
+
+impl ModelShape {
+    /// Bytes of KV one token holds in all layers: K and V, `kv_heads * head_dim` values each.
+    pub fn kv_bytes_per_token(&self, dtype: KvDtype) -> Bytes {
+        let values = u64::from(self.kv_heads).saturating_mul(u64::from(self.head_dim));
+        let per_layer = values.saturating_mul(2 * dtype.value_bytes());
+        Bytes(per_layer.saturating_mul(u64::from(self.layers)))
+    }
+
+    /// Bytes of all weights, wherever they live.
+    pub fn weight_bytes(&self) -> Bytes {
+        Bytes(
+            self.weights
+                .iter()
+                .fold(0, |sum: u64, line| sum.saturating_add(line.bytes.0)),
+        )
+    }
+
+    /// Values of one token's queries over all heads of a layer.
+    pub(crate) fn query_dim(&self) -> u64 {
+        u64::from(self.heads) * u64::from(self.head_dim)
+    }
+
+    /// Values of one token's keys over all heads of a layer.
+    pub(crate) fn key_dim(&self) -> u64 {
+        u64::from(self.kv_heads) * u64::from(self.head_dim)
+    }
+
+    /// Refuses dimensions no model has. The bounds keep every product of the planner inside 64
+    /// bits: 2^12 layers * 2^20 values * 2 * 4 bytes * 2^24 tokens is the largest, 2^59.
+    pub(crate) fn check(&self) -> Result<(), PlanError> {
+        let dimensions = [
+            ("layers", self.layers.into(), 1 << 12),
+            ("heads", self.heads.into(), 1 << 20),
+            ("kv_heads", self.kv_heads.into(), 1 << 20),
+            ("head_dim", self.head_dim.into(), 1 << 20),
+            ("dim", self.dim.into(), 1 << 22),
+            ("ffn_dim", self.ffn_dim.into(), 1 << 22),
+            ("vocab_len", self.vocab_len.into(), 1 << 24),
+            ("context_max", self.context_max.0.into(), 1 << 24),
+            ("heads * head_dim", self.query_dim(), 1 << 20),
+            ("kv_heads * head_dim", self.key_dim(), 1 << 20),
+        ];
+        for (field, given, max) in dimensions {
+            PlanError::check(field, given, 1, max)?;
+        }
+        PlanError::check("weight bytes", self.weight_bytes().0, 0, 1 << 56)
+    }
+}
