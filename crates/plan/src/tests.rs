@@ -649,11 +649,6 @@ fn the_largest_shape_allowed_does_not_overflow() {
     };
     assert!(!plan(&model, &machine(24), &limits).unwrap().fits());
     assert!(plan(&model, &largest, &limits).unwrap().fits());
-    assert!(
-        plan(&tiny(), &largest, &limits_of_one_token_blocks())
-            .unwrap()
-            .fits()
-    );
     let worst = ModelShape {
         layers: u32::MAX,
         kv_heads: u32::MAX,
@@ -664,12 +659,29 @@ fn the_largest_shape_allowed_does_not_overflow() {
     assert_eq!(worst.kv_bytes_per_token(KvDtype::F32), Bytes(u64::MAX));
 }
 
-/// So small a block that the pool, not the memory, runs out of numbers.
-fn limits_of_one_token_blocks() -> Limits {
-    Limits {
-        block_size: Tokens(1),
-        running_max: 1 << 16,
-        ..Limits::default()
+#[test]
+fn a_pool_stops_where_token_counts_end() {
+    let model = ModelShape {
+        layers: 1,
+        kv_heads: 1,
+        head_dim: 1,
+        ..tiny()
+    }
+    .with_context(1 << 24);
+    let endless = Bytes(u64::MAX);
+    let machine = Machine {
+        mem_total: endless,
+        mem_available: endless,
+        ..machine(2)
+    };
+    for block_size in [1, 3, 16, 4096].map(Tokens) {
+        let limits = Limits {
+            block_size,
+            running_max: 1 << 16,
+            ..Limits::default()
+        };
+        let kv = plan(&model, &machine, &limits).unwrap().kv;
+        assert!(kv.tokens.0 > u32::MAX - block_size.0, "{kv:?}");
     }
 }
 
