@@ -4,22 +4,36 @@
 //! an [`Isa`] value proves at run time that the CPU has the instructions. The scalar tier is the
 //! oracle: for one input every tier gives the same bits, whatever the batch and the thread count.
 
+mod activation;
 mod acts;
 pub mod arch;
+mod attention;
+mod exp;
 mod isa;
+mod lanes;
 mod matmul;
+pub mod naive;
+mod norm;
 mod panel;
 #[allow(unsafe_code)] // hands a borrowed closure to threads
 mod pool;
 pub mod quant;
+mod rope;
 #[allow(unsafe_code)] // disjoint mutable views of one slice
 mod shared;
 
+pub use activation::{add, silu_mul};
 pub use acts::{ActFormat, Activations, Rows, act_format};
+pub use attention::{
+    AttentionBatch, AttentionLimits, AttentionScratch, HEAD_DIM_MAX, KvLayout, KvRow, KvSlice,
+    KvSliceMut, KvView, SequenceSpan, kv_write, paged_attention,
+};
 pub use isa::Isa;
 pub use matmul::{Epilogue, Product, matmul};
+pub use norm::rms_norm;
 pub use panel::{PANEL_ROWS, PanelMatrix, pack_panel, packed_bytes, panel_bytes};
 pub use pool::Pool;
+pub use rope::{RopeStyle, RopeTable, Rotation, rope_angles, rope_row};
 pub use shared::{
     ColumnTiles, TileIdx, TileMut, Tiling, WorkerLocal, for_each_chunk, for_each_chunk_on,
     for_each_tile,

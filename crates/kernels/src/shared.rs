@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::{Mutex, TryLockError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use crate::pool::Pool;
 
@@ -213,6 +214,66 @@ impl fmt::Debug for TileMut<'_> {
     }
 }
 
+/// Flags for [`ClaimedChunks`], reused from run to run.
+#[derive(Debug)]
+pub(crate) struct Claims(Vec<AtomicBool>);
+
+impl Claims {
+    /// Bytes of one flag.
+    pub(crate) const FLAG_BYTES: usize = size_of::<AtomicBool>();
+
+    pub(crate) fn with_capacity(chunks: usize) -> Self {
+        Self(Vec::with_capacity(chunks))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// `chunks` flags, none of them claimed.
+    fn reset(&mut self, chunks: usize) -> &[AtomicBool] {
+        self.0.clear();
+        self.0.resize_with(chunks, AtomicBool::default);
+        &self.0
+    }
+}
+
+/// Equal chunks of a slice that tasks take in any order: each at most once, which is checked.
+pub(crate) struct ClaimedChunks<'a, T> {
+    base: Base<T>,
+    chunk_len: usize,
+    claimed: &'a [AtomicBool],
+    exclusive: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T: Send> ClaimedChunks<'a, T> {
+    /// The whole chunks of `data`.
+    pub(crate) fn new(data: &'a mut [T], chunk_len: usize, claims: &'a mut Claims) -> Self {
+        assert!(chunk_len > 0, "a chunk holds at least one element");
+        let claimed = claims.reset(data.len() / chunk_len);
+        Self {
+            base: Base(data.as_mut_ptr()),
+            chunk_len,
+            claimed,
+            exclusive: PhantomData,
+        }
+    }
+
+    /// Takes a chunk for good.
+    ///
+    /// # Panics
+    /// When there is no such chunk or it is taken.
+    pub(crate) fn claim(&self, index: usize) -> &'a mut [T] {
+        // Relaxed is enough: the flag orders nothing, it only lets one caller through.
+        let was_claimed = self.claimed[index].swap(true, Ordering::Relaxed);
+        assert!(!was_claimed, "chunk {index} is claimed twice");
+        // SAFETY: the data has one whole chunk for each flag; it is borrowed for `'a`, as are
+        // the flags, so nobody resets them and no chunk is handed out twice.
+        unsafe { self.base.slice(index * self.chunk_len, self.chunk_len) }
+    }
+}
+
 /// One value per worker, for scratch memory that tasks reuse.
 #[derive(Debug)]
 pub struct WorkerLocal<S> {
@@ -257,11 +318,9 @@ impl<S> WorkerLocal<S> {
 
     /// All values, between runs.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut S> {
-        self.slots.iter_mut().map(|slot| {
-            slot.0
-                .get_mut()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-        })
+        self.slots
+            .iter_mut()
+            .map(|slot| slot.0.get_mut().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -363,6 +422,22 @@ mod tests {
             .is_ok()
         };
         assert!(fits(7) && !fits(6));
+    }
+
+    #[test]
+    fn claimed_chunks_are_handed_out_once() {
+        let mut claims = Claims::with_capacity(0);
+        let mut data = [0; 14];
+        for pool in pools() {
+            let chunks = ClaimedChunks::new(&mut data, 4, &mut claims);
+            pool.run(3, &|index, _| {
+                chunks.claim(2 - index).fill(index + 1);
+            });
+            let again = catch_unwind(AssertUnwindSafe(|| chunks.claim(1)[0]));
+            let beyond = catch_unwind(AssertUnwindSafe(|| chunks.claim(3)[0]));
+            assert!(again.is_err() && beyond.is_err());
+            assert_eq!(data, [3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0]);
+        }
     }
 
     #[test]

@@ -1,2 +1,5 @@
 //! The only place with intrinsics. Everything above calls it through an [`Isa`](crate::Isa).
 #![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_f32;

@@ -1,0 +1,119 @@
+//! Eight f32 at once, and how code written for them is compiled for each tier.
+//!
+//! A kernel is written once, over [`Lanes`] and plain loops, and [`run`] instantiates it for each
+//! tier. Every operation here is exactly rounded and every sum has one fixed shape, so all tiers
+//! give the same bits (NaN payloads aside).
+
+use crate::isa::{Isa, Tier};
+
+/// Eight values on one vector boundary.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(align(32))]
+pub(crate) struct Oct(pub(crate) [f32; 8]);
+
+/// The vector operations of one tier. A value of the implementing type is the proof that the CPU
+/// has them.
+pub(crate) trait Lanes: Copy {
+    /// Eight f32, in a register where there is one.
+    type V: Copy;
+
+    fn splat(self, value: f32) -> Self::V;
+    fn load(self, from: &[f32; 8]) -> Self::V;
+    fn store(self, value: Self::V, to: &mut [f32; 8]);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// By lane `a` where `a > b`, else `b`: `b` when either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The sum of each vector's lanes, `((0+1)+(2+3)) + ((4+5)+(6+7))`.
+    fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
+    /// From IEEE half precision: exact.
+    fn widen(self, from: &[u16; 8]) -> Self::V;
+    /// To IEEE half precision, nearest even; infinite beyond its range.
+    fn narrow(self, value: Self::V) -> [u16; 8];
+}
+
+/// Code to be compiled once a tier. `run` must be `#[inline(always)]`, and so must all it calls:
+/// only what is inlined into the tier's entry point is compiled with the tier's instructions.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// Runs the kernel on a tier.
+pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
+    match isa.tier() {
+        Tier::Scalar => kernel.run(Plain),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => crate::arch::x86_f32::run(isa, kernel),
+    }
+}
+
+/// Plain Rust.
+#[derive(Clone, Copy, Debug)]
+struct Plain;
+
+impl Lanes for Plain {
+    type V = [f32; 8];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::V {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; 8]) -> Self::V {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::V, to: &mut [f32; 8]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4] {
+        vectors.map(|[a, b, c, d, e, f, g, h]| ((a + b) + (c + d)) + ((e + f) + (g + h)))
+    }
+
+    #[inline(always)]
+    fn widen(self, from: &[u16; 8]) -> Self::V {
+        from.map(|bits| half::f16::from_bits(bits).to_f32())
+    }
+
+    #[inline(always)]
+    fn narrow(self, value: Self::V) -> [u16; 8] {
+        value.map(|v| half::f16::from_f32(v).to_bits())
+    }
+}
+
+/// The first eight values of `values`, zeros where there are fewer.
+#[inline(always)]
+pub(crate) fn padded(values: &[f32]) -> [f32; 8] {
+    let mut oct = [0.0; 8];
+    for (slot, &value) in oct.iter_mut().zip(values) {
+        *slot = value;
+    }
+    oct
+}
