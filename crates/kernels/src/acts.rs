@@ -7,7 +7,9 @@
 
 use kvist_base::QuantFormat;
 
-use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::arch::x86;
+use crate::isa::{Isa, Tier};
 use crate::pool::Pool;
 use crate::shared::for_each_chunk;
 
@@ -233,22 +235,26 @@ fn quantise_all<B: Send>(
 /// `values` is exactly what the blocks hold.
 fn quantise32(isa: Isa, values: &[f32], blocks: &mut [ActBlock32]) {
     match isa.tier() {
-        _ => {
+        Tier::Scalar => {
             for (values, block) in values.chunks_exact(32).zip(blocks) {
                 quantise_block32(values, block);
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => x86::quantise32(isa, values, blocks),
     }
 }
 
 /// `values` is exactly what the blocks hold.
 fn quantise256(isa: Isa, values: &[f32], blocks: &mut [ActBlock256]) {
     match isa.tier() {
-        _ => {
+        Tier::Scalar => {
             for (values, block) in values.chunks_exact(256).zip(blocks) {
                 quantise_block256(values, block);
             }
         }
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => x86::quantise256(isa, values, blocks),
     }
 }
 

@@ -20,7 +20,9 @@ mod tests;
 use kvist_base::QuantFormat;
 
 use crate::acts::{Activations, act_format};
-use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::arch::x86;
+use crate::isa::{Isa, Tier};
 use crate::panel::{PANEL_ROWS, PanelMatrix};
 use crate::pool::Pool;
 use crate::shared::{ColumnTiles, TileMut, Tiling, for_each_tile};
@@ -121,7 +123,9 @@ fn multiply_tile(isa: Isa, product: &Product<'_>, x: &Activations, tile: &mut Ti
             data: product.weights.panel(first / PANEL_ROWS),
         };
         match isa.tier() {
-            _ => scalar::multiply_panel(panel, tokens, results),
+            Tier::Scalar => scalar::multiply_panel(panel, tokens, results),
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx2 => x86::multiply_panel(isa, panel, tokens, results),
         }
         let columns = offset..tile.columns().min(offset + PANEL_ROWS);
         for (token, result) in results.iter_mut().enumerate() {

@@ -1,0 +1,169 @@
+//! Codes out of panels.
+
+use std::arch::x86_64::*;
+
+use super::format::Format;
+use crate::panel::PANEL_ROWS;
+
+/// Bytes of 4 k of 16 rows.
+pub(super) const GROUP_BYTES: usize = 4 * PANEL_ROWS;
+/// Bytes of the expanded codes of 32 k.
+pub(super) const RUN_CODES: usize = 8 * GROUP_BYTES;
+
+/// Runs the body for `G` = 0..8, a constant each time: shifts are immediate, accumulators stay
+/// in registers.
+macro_rules! for_each_group {
+    ($from:literal .. $to:literal, $group:ident => $body:block) => {
+        for_each_group!(@one 0, $from, $to, $group, $body);
+        for_each_group!(@one 1, $from, $to, $group, $body);
+        for_each_group!(@one 2, $from, $to, $group, $body);
+        for_each_group!(@one 3, $from, $to, $group, $body);
+        for_each_group!(@one 4, $from, $to, $group, $body);
+        for_each_group!(@one 5, $from, $to, $group, $body);
+        for_each_group!(@one 6, $from, $to, $group, $body);
+        for_each_group!(@one 7, $from, $to, $group, $body);
+    };
+    (@one $value:literal, $from:literal, $to:literal, $group:ident, $body:block) => {
+        if $from <= $value && $value < $to {
+            const $group: usize = $value;
+            $body
+        }
+    };
+}
+pub(super) use for_each_group;
+
+/// # Safety
+/// 32 bytes can be read.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn load(from: *const u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_loadu_si256(from.cast()) }
+}
+
+/// The codes of group `G` of a run: rows 0-7 and rows 8-15.
+///
+/// # Safety
+/// `run` is a run of the format's panel block; if `EXPANDED`, `codes` is its expanded codes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn group<F: Format, const G: usize, const EXPANDED: bool>(
+    run: *const u8,
+    codes: *const u8,
+) -> [__m256i; 2] {
+    // SAFETY: a run has four vectors of 64 bytes, then its high bits; expanded codes have eight.
+    unsafe {
+        if EXPANDED {
+            return [
+                load(codes.add(G * GROUP_BYTES)),
+                load(codes.add(G * GROUP_BYTES + 32)),
+            ];
+        }
+        let low = run.add(G / 2 * GROUP_BYTES);
+        [
+            unpack::<F, G>(run, load(low), 0),
+            unpack::<F, G>(run, load(low.add(32)), 32),
+        ]
+    }
+}
+
+/// # Safety
+/// As [`group`]; `half` is 0 or 32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn unpack<F: Format, const G: usize>(run: *const u8, low: __m256i, half: usize) -> __m256i {
+    let nibble = _mm256_set1_epi8(0x0F);
+    let low = if G.is_multiple_of(2) {
+        low
+    } else {
+        _mm256_srli_epi16::<4>(low)
+    };
+    let low = _mm256_and_si256(low, nibble);
+    if F::LAYOUT.code_bits == 4 {
+        return low;
+    }
+    // SAFETY: 5-bit codes have one vector of high bits, 6-bit codes two.
+    unsafe {
+        let high = run.add(F::LAYOUT.high_at + half);
+        let high = if F::LAYOUT.code_bits == 5 {
+            _mm256_and_si256(shift_left::<4>(load(high), G), _mm256_set1_epi8(0x10))
+        } else {
+            let high = load(high.add(G / 4 * GROUP_BYTES));
+            _mm256_and_si256(shift_left::<4>(high, 2 * (G % 4)), _mm256_set1_epi8(0x30))
+        };
+        _mm256_or_si256(low, high)
+    }
+}
+
+/// Bit `from` of each byte to bit `TO`; bits of neighbours come along and are masked later.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn shift_left<const TO: usize>(v: __m256i, from: usize) -> __m256i {
+    // Both counts are constants after inlining.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // 0..=7
+    if from <= TO {
+        _mm256_sll_epi16(v, _mm_cvtsi32_si128((TO - from) as i32))
+    } else {
+        _mm256_srl_epi16(v, _mm_cvtsi32_si128((from - TO) as i32))
+    }
+}
+
+/// Expands the codes of some panel blocks to bytes, `[k / 4][64]`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn expand<F: Format>(panel: &[u8], codes: &mut [u8]) {
+    let runs = panel
+        .chunks_exact(F::LAYOUT.bytes)
+        .flat_map(|block| block[..F::LAYOUT.sub_scales_at].chunks_exact(F::LAYOUT.run_bytes));
+    for (run, codes) in runs.zip(codes.chunks_exact_mut(RUN_CODES)) {
+        let (run, to) = (run.as_ptr(), codes.as_mut_ptr());
+        for_each_group!(0..8, G => {
+            // SAFETY: `run` is a whole run; `codes` has eight groups of 64 bytes.
+            unsafe {
+                let [low, high] = group::<F, G, false>(run, run);
+                _mm256_storeu_si256(to.add(G * GROUP_BYTES).cast(), low);
+                _mm256_storeu_si256(to.add(G * GROUP_BYTES + 32).cast(), high);
+            }
+        });
+    }
+}
+
+/// How far ahead of the tile that unpacks weights they are fetched: they stream from memory, and
+/// the hardware's own prefetch stops at page ends.
+const PREFETCH_BYTES: usize = 2048;
+
+/// Fetches the cache lines that `bytes` at `from` will reach [`PREFETCH_BYTES`] later.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn prefetch(from: *const u8, bytes: usize) {
+    let ahead = from.wrapping_add(PREFETCH_BYTES);
+    for line in (0..bytes).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+    }
+}
+
+/// 16 f16 scales as f32, by rows 0-7 and 8-15.
+///
+/// # Safety
+/// 32 bytes can be read.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn scales(from: *const u8) -> [__m256; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        [
+            _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+            _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast())),
+        ]
+    }
+}
+
+/// The dword at `from` in all lanes.
+///
+/// # Safety
+/// 4 bytes can be read.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn broadcast<T>(from: *const T) -> __m256i {
+    // SAFETY: the caller's promise.
+    _mm256_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() })
+}
