@@ -1,0 +1,246 @@
+//! Byte-level byte-pair encoding (Sennrich et al. 2016; over bytes: Radford et al. 2019).
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use kvist_base::{TokenId, mix64};
+
+use crate::byte_alphabet;
+use crate::error::TextError;
+use crate::merge::{Joined, Merger, TEXT_BYTES_MAX};
+use crate::special::{Fragment, SpecialTokens};
+use crate::split::PreTokenizer;
+use crate::table::{TokenEntry, TokenTable};
+use crate::tokenizer::{SpecialText, Tokenizer};
+use crate::vocab::{TokenType, VocabSpec};
+
+/// Hashes a pair of token ids with one multiplication chain instead of SipHash: pairs come from
+/// the model file, so there is nobody to defend against, and merging does little else.
+#[derive(Default)]
+struct PairHasher(u64);
+
+impl Hasher for PairHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = mix64(self.0 ^ word);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type PairMap = HashMap<u64, Joined, BuildHasherDefault<PairHasher>>;
+
+fn pair_key(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
+}
+
+/// A byte-level vocabulary, ready to use.
+pub(crate) struct Bpe {
+    table: TokenTable,
+    special: SpecialTokens,
+    pre: &'static PreTokenizer,
+    /// By byte: its token. Vocabularies may lack bytes that never occur in UTF-8.
+    byte_tokens: Vec<Option<TokenId>>,
+    merges: PairMap,
+    bos: Option<TokenId>,
+}
+
+impl Bpe {
+    pub fn new(spec: VocabSpec) -> Result<Self, TextError> {
+        let pre = PreTokenizer::named(spec.pre.as_deref())?;
+        let kinds = token_kinds(&spec)?;
+        let special = SpecialTokens::new(
+            (0..)
+                .map(TokenId)
+                .zip(&spec.tokens)
+                .zip(&kinds)
+                .map(|((id, text), &kind)| (id, text.as_str(), kind)),
+        );
+        let entries = spec.tokens.into_iter().zip(kinds).map(|(text, kind)| {
+            let bytes = token_bytes(&text, kind);
+            TokenEntry { text, bytes, kind }
+        });
+        let table = TokenTable::new(entries, &spec.special)?;
+        let merges = parse_merges(&spec.merges, &table)?;
+        let byte_tokens = (0..=255u8)
+            .map(|byte| {
+                let mut buffer = [0; 4];
+                let letter = byte_alphabet::letter(byte).encode_utf8(&mut buffer);
+                table.text_token(letter).or(spec.special.unk)
+            })
+            .collect();
+        let bos = spec.special.bos.filter(|_| spec.add_bos);
+        Ok(Self {
+            table,
+            special,
+            pre,
+            byte_tokens,
+            merges,
+            bos,
+        })
+    }
+
+    fn encode_text(&self, text: &str, state: &mut EncodeState) -> Result<(), TextError> {
+        let text = self.pre.normalize(text);
+        let mut rest: &str = &text;
+        while !rest.is_empty() {
+            let piece;
+            (piece, rest) = rest.split_at(self.pre.piece_len(rest));
+            self.encode_piece(piece, state)?;
+        }
+        Ok(())
+    }
+
+    /// Merges one pre-token. Merges never reach across pre-tokens.
+    fn encode_piece(&self, piece: &str, state: &mut EncodeState) -> Result<(), TextError> {
+        if self.pre.ignores_merges() {
+            state.letters.clear();
+            state
+                .letters
+                .extend(piece.bytes().map(byte_alphabet::letter));
+            if let Some(token) = self.table.text_token(&state.letters) {
+                state.tokens.push(token);
+                return Ok(());
+            }
+        }
+        if let Some(byte) = piece
+            .bytes()
+            .find(|&byte| self.byte_tokens[byte as usize].is_none())
+        {
+            return Err(TextError::NoTokenForByte { byte });
+        }
+        let bytes = piece
+            .bytes()
+            .filter_map(|byte| self.byte_tokens[byte as usize]);
+        state.merger.start(bytes.map(|token| (token.0, 1)));
+        state
+            .merger
+            .merge(|left, right, _| self.merges.get(&pair_key(left.id, right.id)).copied());
+        state
+            .tokens
+            .extend(state.merger.symbols().map(|symbol| TokenId(symbol.id)));
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct EncodeState {
+    tokens: Vec<TokenId>,
+    merger: Merger,
+    letters: String,
+}
+
+impl Tokenizer for Bpe {
+    fn encode(&self, text: &str, mode: SpecialText) -> Result<Vec<TokenId>, TextError> {
+        check_text_len(text)?;
+        let mut state = EncodeState::default();
+        for fragment in self.special.split(text, mode) {
+            match fragment {
+                Fragment::Token(token) => state.tokens.push(token),
+                Fragment::Text(text) => self.encode_text(text, &mut state)?,
+            }
+        }
+        Ok(state.tokens)
+    }
+
+    fn bos_if_wanted(&self) -> Option<TokenId> {
+        self.bos
+    }
+
+    fn token_bytes(&self, token: TokenId) -> Option<Cow<'_, [u8]>> {
+        self.table.bytes(token).map(Cow::Borrowed)
+    }
+
+    fn is_special(&self, token: TokenId) -> bool {
+        self.table.is_special(token)
+    }
+
+    fn end_tokens(&self) -> &[TokenId] {
+        self.table.end_tokens()
+    }
+
+    fn vocab_len(&self) -> usize {
+        self.table.len()
+    }
+
+    fn token_id(&self, text: &str) -> Option<TokenId> {
+        self.table.by_text(text)
+    }
+
+    fn longest_token_bytes(&self) -> usize {
+        self.table.longest_token_bytes()
+    }
+}
+
+/// Symbols of one text are numbered in 32 bits.
+pub(crate) fn check_text_len(text: &str) -> Result<(), TextError> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(TextError::TextTooLong {
+            limit: TEXT_BYTES_MAX,
+            given: text.len(),
+        });
+    }
+    Ok(())
+}
+
+/// The type of each token; all normal if the file does not say.
+pub(crate) fn token_kinds(spec: &VocabSpec) -> Result<Vec<TokenType>, TextError> {
+    let (expected, given) = (spec.tokens.len(), spec.token_types.len());
+    match given {
+        0 => Ok(vec![TokenType::Normal; expected]),
+        _ if given == expected => Ok(spec.token_types.clone()),
+        _ => Err(TextError::ListLength {
+            field: "token_types",
+            expected,
+            given,
+        }),
+    }
+}
+
+/// Only normal tokens are written in the byte alphabet; the others were added to the vocabulary
+/// literally. Published vocabularies have a few normal ones outside the alphabet: literal too.
+fn token_bytes(text: &str, kind: TokenType) -> Vec<u8> {
+    match kind {
+        TokenType::Normal => byte_alphabet::decode(text),
+        _ => None,
+    }
+    .unwrap_or_else(|| text.as_bytes().to_vec())
+}
+
+fn parse_merges(merges: &[String], table: &TokenTable) -> Result<PairMap, TextError> {
+    let mut map = PairMap::with_capacity_and_hasher(merges.len(), BuildHasherDefault::default());
+    let mut whole = String::new();
+    for ((index, text), rank) in merges.iter().enumerate().zip(0u32..) {
+        let bad = |reason| TextError::BadMerge {
+            index,
+            text: text.clone(),
+            reason,
+        };
+        let (left, right) = text.split_once(' ').ok_or_else(|| bad("not two tokens"))?;
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        let token = |text, reason| table.text_token(text).ok_or_else(|| bad(reason));
+        let left = token(left, "the left token is not in the vocabulary")?;
+        let right = token(right, "the right token is not in the vocabulary")?;
+        let id = token(&whole, "the result is not in the vocabulary")?.0;
+        if map
+            .insert(pair_key(left.0, right.0), Joined { rank, id })
+            .is_some()
+        {
+            return Err(bad("the same pair occurs earlier in the list"));
+        }
+    }
+    Ok(map)
+}
+
+#[cfg(test)]
+mod tests;
