@@ -25,6 +25,10 @@ mod queue;
 mod schedule;
 mod scheduler;
 mod sequence;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
+#[cfg(test)]
+mod tests;
 
 pub use config::{AdmitError, CacheInUse, ConfigError, SchedulerConfig};
 pub use kv::{BlockState, PoolCounts};

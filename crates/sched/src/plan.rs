@@ -42,7 +42,8 @@ pub struct StepPlan {
 }
 
 impl StepPlan {
-    /// The spans to compute, at most one for each sequence, oldest sequence first.
+    /// The spans to compute, at most one for each sequence: those that ran already, then those that
+    /// begin with this step, each in order of arrival.
     pub fn chunks(&self) -> &[Chunk] {
         &self.chunks
     }

@@ -27,9 +27,13 @@ mod chain;
 mod index;
 mod pool;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use chain::{ChainHash, ChainHasher};
 pub(crate) use index::{FullBlock, Parent};
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use pool::PlantedBug;
 pub(crate) use pool::{BlockPool, Indexed, PoolSizes, PrefixHit};
 pub use pool::{BlockState, PoolCounts};
 pub(crate) use table::BlockTable;

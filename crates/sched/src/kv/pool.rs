@@ -312,6 +312,12 @@ impl BlockPool {
         }
     }
 
+    /// Table entries that name a block, for checking.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn holders(&self, id: BlockId) -> u32 {
+        self.blocks[id.idx()].holders
+    }
+
     /// Root and tokens of the prefix that ends with an indexed block, for checking.
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn indexed_prefix(&self, id: BlockId) -> Option<(u64, Vec<TokenId>)> {

@@ -1,0 +1,175 @@
+//! What a simulation saw, and what it found.
+
+use kvist_base::{BlockId, SeqId, Tokens};
+
+macro_rules! counts {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: u64,)*
+        }
+
+        impl $name {
+            /// Every count with its name.
+            pub fn counts(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($field), self.$field),)*]
+            }
+
+            pub(super) fn merge(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+            }
+        }
+    };
+}
+
+counts! {
+    /// How often each thing happened. A count of zero over many seeds means that the simulation does
+    /// not reach that corner.
+    SimReport {
+        /// Histories simulated to their end.
+        histories,
+        /// Plans with work in them.
+        steps,
+        /// Sequences admitted.
+        admitted,
+        /// Prompts too long for the model.
+        refused_too_long,
+        /// Sequences too large for the pool.
+        refused_never_fits,
+        /// Sequences that found the queue full.
+        refused_overloaded,
+        /// Ended by the fake model.
+        finished_stop,
+        /// Ended by the scheduler.
+        finished_length,
+        /// Cancelled while waiting.
+        cancelled_waiting,
+        /// Cancelled between steps while running.
+        cancelled_running,
+        /// Cancelled by a step's outcome.
+        cancelled_in_step,
+        /// Preempted because the pool was full.
+        preempted_by_plan,
+        /// Preempted from outside.
+        preempted_by_force,
+        /// Plans abandoned.
+        abandoned,
+        /// Chunks that did not reach the last known token.
+        partial_chunks,
+        /// Steps that left a waiting sequence waiting though it would have had a place.
+        waited_for_blocks,
+        /// First admissions with a prefix hit.
+        prefix_hits,
+        /// Admissions after a preemption with a prefix hit.
+        prefix_hits_again,
+        /// Whole sequences found cached, so that a block was computed again.
+        last_block_recomputes,
+        /// Cached blocks overwritten.
+        evictions,
+        /// Blocks seen in several tables at once, counted each time looked.
+        shared_blocks,
+        /// Blocks given back for an equal one.
+        merged_blocks,
+        /// Blocks kept out of the index by a hash collision.
+        hash_collisions,
+        /// Prefix cache resets that went through.
+        resets,
+        /// Prefix cache resets refused because blocks were held.
+        resets_refused,
+    }
+}
+
+impl SimReport {
+    /// Names of the things that never happened.
+    pub fn untouched(&self) -> Vec<&'static str> {
+        self.counts()
+            .into_iter()
+            .filter(|(_, n)| *n == 0)
+            .map(|(name, _)| name)
+            .collect()
+    }
+}
+
+/// A broken rule, and how to see it again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("seed {seed}, event {step}: {what}")]
+pub struct Violation {
+    /// The history.
+    pub seed: u64,
+    /// The event in it, from 1.
+    pub step: u64,
+    /// The rule.
+    pub what: Rule,
+}
+
+/// The rules of a scheduler, each as its breach.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // each message says it
+pub enum Rule {
+    #[error("an assertion failed: {message}")]
+    Panicked { message: String },
+    #[error("there is work, but the plan is empty")]
+    Idle,
+    #[error("{given} planned, at most {limit} allowed")]
+    OverBudget { limit: Tokens, given: Tokens },
+    #[error("sequence {seq} got {given} while others are alive, at most {limit} allowed")]
+    ChunkTooLong {
+        seq: SeqId,
+        limit: Tokens,
+        given: Tokens,
+    },
+    #[error("{given} sequences run, at most {limit} allowed")]
+    TooManyRunning { limit: usize, given: usize },
+    #[error("the chunk {start}..{end} of sequence {seq} does not continue it")]
+    BadSpan {
+        seq: SeqId,
+        start: Tokens,
+        end: Tokens,
+    },
+    #[error("chunks are not in order of arrival, at sequence {seq}")]
+    OutOfOrder { seq: SeqId },
+    #[error("sequence {seq}, the oldest running, was preempted")]
+    OldestPreempted { seq: SeqId },
+    #[error("sequence {seq} was let in by a step that preempted")]
+    AdmittedWhilePreempting { seq: SeqId },
+    #[error("sequence {seq} was let in before an older one")]
+    Overtaken { seq: SeqId },
+    #[error("slot {slot} is written twice in a step, the second time by sequence {seq}")]
+    WrittenTwice { slot: usize, seq: SeqId },
+    #[error("position {position} of sequence {seq} has no block")]
+    NoBlock { seq: SeqId, position: usize },
+    #[error("sequence {seq} reads position {position} in slot {slot}: {found}")]
+    BadRead {
+        seq: SeqId,
+        position: usize,
+        slot: usize,
+        found: &'static str,
+    },
+    #[error("{block} is indexed with content that is not in it")]
+    BadIndex { block: BlockId },
+    #[error("{block} is in {tables} tables but has {holders} holders")]
+    BadHolders {
+        block: BlockId,
+        tables: u32,
+        holders: u32,
+    },
+    #[error("the state of {block}, or the sum of the states, is wrong")]
+    BadState { block: BlockId },
+    #[error("{block} is shared by sequences {one} and {other} without the same full prefix")]
+    BadShare {
+        block: BlockId,
+        one: SeqId,
+        other: SeqId,
+    },
+    #[error("the table of sequence {seq} is shorter or longer than its tokens need")]
+    BadTable { seq: SeqId },
+    #[error("sequence {seq} is not as it should be: {what}")]
+    BadSequence { seq: SeqId, what: &'static str },
+    #[error("sequence {seq} should be refused or accepted otherwise")]
+    BadRefusal { seq: SeqId },
+    #[error("sequence {seq} finished with another output than alone")]
+    OtherOutput { seq: SeqId },
+    #[error("not finished {steps} steps after the last arrival")]
+    Starved { steps: usize },
+}

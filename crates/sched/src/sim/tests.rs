@@ -1,0 +1,123 @@
+use kvist_base::{Blocks, SeqId, TokenId, Tokens};
+
+use super::model::FakeModel;
+use super::report::{Rule, SimReport};
+use super::scenario::{Rng, Scenario};
+use super::world::{Event, World};
+use super::{run, run_planted};
+use crate::config::SchedulerConfig;
+use crate::kv::PlantedBug;
+use crate::sequence::NewSequence;
+
+#[test]
+fn no_history_breaks_a_rule_and_all_corners_are_reached() {
+    let report = run(0..5_000).unwrap_or_else(|violation| panic!("{violation}"));
+    assert_eq!(report.untouched(), Vec::<&str>::new());
+    assert_eq!(report.histories, 5_000);
+    let ended = report.finished_stop
+        + report.finished_length
+        + report.cancelled_waiting
+        + report.cancelled_running
+        + report.cancelled_in_step;
+    assert_eq!(
+        report.admitted, ended,
+        "every admitted sequence is answered once"
+    );
+}
+
+#[test]
+fn a_seed_repeats_its_history() {
+    assert_eq!(run(40..60), run(40..60));
+    assert_ne!(run(40..60), run(60..80));
+}
+
+#[test]
+fn a_leaked_hold_is_found() {
+    let violation = run_planted(0..200, Some(PlantedBug::LeakOneHold)).unwrap_err();
+    assert!(
+        matches!(violation.what, Rule::BadHolders { .. }),
+        "{violation}"
+    );
+}
+
+#[test]
+fn a_hash_taken_for_content_is_found() {
+    let violation = run_planted(0..200, Some(PlantedBug::TrustHashes)).unwrap_err();
+    assert!(
+        matches!(violation.what, Rule::BadRead { .. } | Rule::BadShare { .. }),
+        "{violation}"
+    );
+}
+
+/// All histories of `len` events over an alphabet that reaches every door, each drained to its end.
+fn run_all(scenario: &Scenario, len: u32) -> SimReport {
+    let prompt = |text: &str| {
+        text.bytes()
+            .map(|byte| TokenId(u32::from(byte - b'0')))
+            .collect()
+    };
+    let admit = |text: &str, output_max| {
+        Event::Admit(NewSequence {
+            id: SeqId(0),
+            prompt: prompt(text),
+            output_max: Tokens(output_max),
+            cache_root: 1,
+        })
+    };
+    let alphabet = |world: &World| {
+        let oldest = world.live().first().copied().unwrap_or(SeqId(u64::MAX));
+        let newest = world.live().last().copied().unwrap_or(SeqId(u64::MAX));
+        [
+            admit("01", 2),
+            admit("011", 1),
+            admit("0", 4),
+            Event::Step,
+            Event::StepCancelling(newest),
+            Event::Abandon,
+            Event::Cancel(oldest),
+            Event::Preempt(oldest),
+            Event::Preempt(newest),
+            Event::Reset,
+        ]
+    };
+    let mut report = SimReport::default();
+    for history in 0..10usize.pow(len) {
+        let mut world = World::new(scenario, None);
+        let mut digits = history;
+        for _ in 0..len {
+            let event = alphabet(&world)[digits % 10].clone();
+            digits /= 10;
+            world
+                .apply(event)
+                .unwrap_or_else(|rule| panic!("history {history}: {rule}"));
+        }
+        let drained = world.drain(|| ());
+        report.merge(&drained.unwrap_or_else(|rule| panic!("history {history}, drained: {rule}")));
+    }
+    report
+}
+
+#[test]
+fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
+    let mut report = SimReport::default();
+    for (block_size, blocks_total, step_tokens_max) in [(1, 3, 2), (2, 2, 4), (2, 3, 1), (1, 1, 1)]
+    {
+        let mut scenario = Scenario::draw(&mut Rng::new(0));
+        scenario.hash_mask = u128::MAX;
+        scenario.model = FakeModel { stop_every: 0 };
+        scenario.config = SchedulerConfig {
+            block_size: Tokens(block_size),
+            blocks_total: Blocks(blocks_total),
+            running_max: 2,
+            waiting_max: 2,
+            step_tokens_max: Tokens(step_tokens_max),
+            chunk_max: None,
+            model_len_max: Tokens(8),
+            prefix_caching: true,
+            watermark: Blocks(0),
+        };
+        report.merge(&run_all(&scenario, 5));
+    }
+    let unreachable_here = ["refused_too_long", "finished_stop", "hash_collisions"];
+    assert_eq!(report.untouched(), unreachable_here);
+}

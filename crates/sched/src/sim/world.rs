@@ -1,0 +1,342 @@
+//! The scheduler with everything around it: clients, model, device, and an observer.
+
+use std::collections::BTreeMap;
+
+use kvist_base::{FinishReason, SeqId, TokenId, Tokens};
+
+use super::device::FakeDevice;
+use super::model::{FakeModel, Tag};
+use super::report::{Rule, SimReport};
+use super::scenario::Scenario;
+use crate::config::AdmitError;
+use crate::kv::PlantedBug;
+use crate::plan::{ChunkOutcome, StepOutcome, StepPlan};
+use crate::scheduler::Scheduler;
+use crate::sequence::{FinishedSequence, NewSequence, SequenceState};
+
+/// Something that happens to a scheduler.
+#[derive(Clone, Debug)]
+pub(super) enum Event {
+    /// A sequence arrives; the world gives it an id.
+    Admit(NewSequence),
+    /// A step is decided, done and committed.
+    Step,
+    /// As `Step`, and the outcome cancels this sequence if it is in the plan.
+    StepCancelling(SeqId),
+    /// A step is decided and fails on the device.
+    Abandon,
+    Cancel(SeqId),
+    Preempt(SeqId),
+    Reset,
+}
+
+/// A client's side of a live sequence, kept apart from the scheduler's.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) tokens: Vec<TokenId>,
+    pub(super) cache_root: u64,
+    pub(super) prompt_len: usize,
+    pub(super) len_max: Tokens,
+    pub(super) preempted_count: u32,
+}
+
+/// What the observer looks at before and after a plan is made.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) running: Vec<SeqId>,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(super) scheduler: Scheduler,
+    pub(super) device: FakeDevice,
+    pub(super) clients: BTreeMap<SeqId, Client>,
+    pub(super) report: SimReport,
+    model: FakeModel,
+    live: Vec<SeqId>,
+    next_id: u64,
+}
+
+impl World {
+    pub(super) fn new(scenario: &Scenario, bug: Option<PlantedBug>) -> Self {
+        let config = &scenario.config;
+        let device = FakeDevice::new(config.block_size.len(), config.blocks_total.len());
+        let mut scheduler = Scheduler::with_hash_mask(config.clone(), scenario.hash_mask)
+            .expect("scenarios have valid limits");
+        scheduler.pool.planted = bug;
+        Self {
+            scheduler,
+            device,
+            clients: BTreeMap::new(),
+            report: SimReport::default(),
+            model: scenario.model,
+            live: Vec::new(),
+            next_id: 0,
+        }
+    }
+
+    /// Live sequences, oldest first.
+    pub(super) fn live(&self) -> &[SeqId] {
+        &self.live
+    }
+
+    pub(super) fn apply(&mut self, event: Event) -> Result<(), Rule> {
+        match event {
+            Event::Admit(sequence) => self.admit(sequence)?,
+            Event::Step => self.step(None)?,
+            Event::StepCancelling(seq) => self.step(Some(seq))?,
+            Event::Abandon => self.abandon()?,
+            Event::Cancel(seq) => self.cancel(seq)?,
+            Event::Preempt(seq) => self.preempt(seq),
+            Event::Reset => match self.scheduler.reset_prefix_cache() {
+                Ok(()) => self.report.resets += 1,
+                Err(_) => self.report.resets_refused += 1,
+            },
+        }
+        self.live = self.clients.keys().copied().collect();
+        self.check_state()
+    }
+
+    /// Lets everything finish; `on_step` is called before each step.
+    pub(super) fn drain(mut self, mut on_step: impl FnMut()) -> Result<SimReport, Rule> {
+        // Each step computes at least one token of the oldest running sequence, which keeps its
+        // blocks. In the worst case all that run finish before the oldest waiting one gets in, and
+        // that again for each.
+        let tokens: usize = self
+            .clients
+            .values()
+            .map(|client| client.len_max.len())
+            .sum();
+        let steps_max = tokens * (self.clients.len() + 1);
+        for _ in 0..steps_max {
+            if !self.scheduler.has_work() {
+                break;
+            }
+            on_step();
+            self.apply(Event::Step)?;
+        }
+        if !self.clients.is_empty() || self.scheduler.has_work() {
+            return Err(Rule::Starved { steps: steps_max });
+        }
+        self.check_state()?;
+        let totals = self.scheduler.totals();
+        self.report.histories += 1;
+        self.report.last_block_recomputes += totals.last_block_recomputes;
+        self.report.evictions += totals.evictions;
+        self.report.merged_blocks += totals.merged_blocks;
+        self.report.hash_collisions += totals.hash_collisions;
+        Ok(self.report)
+    }
+
+    fn admit(&mut self, mut sequence: NewSequence) -> Result<(), Rule> {
+        let seq = SeqId(self.next_id);
+        self.next_id += 1;
+        sequence.id = seq;
+        let config = self.scheduler.config();
+        let prompt_len = sequence.prompt.len();
+        let len_max = sequence.output_max.len() + prompt_len;
+        let len_max = len_max.min(config.model_len_max.len());
+        let slots = config.block_size.len() * config.blocks_total.len();
+        let fits = prompt_len < config.model_len_max.len() && len_max - 1 <= slots;
+        let has_place = self.scheduler.waiting_count() < config.waiting_max;
+        let client = Client {
+            tokens: sequence.prompt.clone(),
+            cache_root: sequence.cache_root,
+            prompt_len,
+            len_max: Tokens(u32::try_from(len_max).expect("bounded by model_len_max")),
+            preempted_count: 0,
+        };
+        let result = self.scheduler.admit(sequence);
+        match &result {
+            Ok(()) => self.report.admitted += 1,
+            Err(AdmitError::PromptTooLong { .. }) => self.report.refused_too_long += 1,
+            Err(AdmitError::NeverFits { .. }) => self.report.refused_never_fits += 1,
+            Err(AdmitError::Overloaded { .. }) => self.report.refused_overloaded += 1,
+            Err(
+                AdmitError::EmptyPrompt | AdmitError::EmptyOutput | AdmitError::DuplicateId { .. },
+            ) => {
+                return Err(Rule::BadRefusal { seq });
+            }
+        }
+        if result.is_ok() != (fits && has_place) {
+            return Err(Rule::BadRefusal { seq });
+        }
+        if result.is_ok() {
+            self.clients.insert(seq, client);
+        }
+        Ok(())
+    }
+
+    /// Has a plan made, and looks at it from outside.
+    fn plan(&mut self) -> Result<StepPlan, Rule> {
+        let before = Before {
+            running: self.scheduler.running.iter().collect(),
+        };
+        let plan = self.scheduler.schedule();
+        for seq in plan.preempted() {
+            self.report.preempted_by_plan += 1;
+            if let Some(client) = self.clients.get_mut(seq) {
+                client.preempted_count += 1;
+            }
+        }
+        self.check_plan(&plan, &before)?;
+        self.count_plan(&plan, &before);
+        Ok(plan)
+    }
+
+    fn count_plan(&mut self, plan: &StepPlan, before: &Before) {
+        self.report.steps += u64::from(!plan.is_empty());
+        let has_place = self.scheduler.running_count() < self.scheduler.config().running_max
+            && plan.token_count() < self.scheduler.config().step_tokens_max;
+        let has_waiting = self.scheduler.waiting_count() > 0;
+        self.report.waited_for_blocks +=
+            u64::from(has_place && has_waiting && plan.preempted().is_empty());
+        for chunk in plan.chunks() {
+            self.report.partial_chunks += u64::from(!chunk.wants_logits);
+            let sequence = self.scheduler.live(chunk.seq);
+            if before.running.contains(&chunk.seq) || sequence.prefix_hit_len.is_empty() {
+                continue;
+            }
+            if sequence.preempted_count == 0 {
+                self.report.prefix_hits += 1;
+            } else {
+                self.report.prefix_hits_again += 1;
+            }
+        }
+    }
+
+    fn step(&mut self, cancelled: Option<SeqId>) -> Result<(), Rule> {
+        let plan = self.plan()?;
+        let ends = self.device.run(&self.scheduler, &plan)?;
+        let mut outcome = StepOutcome { chunks: Vec::new() };
+        for (chunk, end) in plan.chunks().iter().zip(ends) {
+            outcome.chunks.push(self.outcome(chunk.wants_logits, end));
+            if cancelled == Some(chunk.seq) {
+                self.report.cancelled_in_step += 1;
+                let reason = FinishReason::Cancelled;
+                *outcome.chunks.last_mut().expect("just pushed") = ChunkOutcome::Finished {
+                    token: None,
+                    reason,
+                };
+            }
+        }
+        let mut ended = Vec::new();
+        for (chunk, outcome) in plan.chunks().iter().zip(&outcome.chunks) {
+            ended.extend(self.tell_client(chunk.seq, *outcome));
+        }
+        let finished = self.scheduler.commit(plan, outcome);
+        if finished.len() != ended.len() {
+            let seq = finished
+                .first()
+                .map_or(SeqId(self.next_id), |finished| finished.id);
+            return Err(Rule::BadSequence {
+                seq,
+                what: "finished too early or too late",
+            });
+        }
+        for (finished, (seq, reason)) in finished.iter().zip(ended) {
+            self.check_finished(finished, seq, reason)?;
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, wants_logits: bool, end: Tag) -> ChunkOutcome {
+        if wants_logits {
+            self.model.sample(end)
+        } else {
+            ChunkOutcome::Advanced
+        }
+    }
+
+    /// Gives the client its token; says whether and why its sequence must now be over.
+    fn tell_client(&mut self, seq: SeqId, outcome: ChunkOutcome) -> Option<(SeqId, FinishReason)> {
+        let client = self.clients.get_mut(&seq).expect("plans were checked");
+        match outcome {
+            ChunkOutcome::Advanced => None,
+            ChunkOutcome::Sampled(token) => {
+                client.tokens.push(token);
+                let is_full = client.tokens.len() == client.len_max.len();
+                is_full.then_some((seq, FinishReason::Length))
+            }
+            ChunkOutcome::Finished { token, reason } => {
+                client.tokens.extend(token);
+                Some((seq, reason))
+            }
+        }
+    }
+
+    /// Compares a finished sequence with what the model produces without any scheduler.
+    fn check_finished(
+        &mut self,
+        finished: &FinishedSequence,
+        seq: SeqId,
+        reason: FinishReason,
+    ) -> Result<(), Rule> {
+        let client = self.clients.remove(&seq).expect("it was alive");
+        let (prompt, output) = client.tokens.split_at(client.prompt_len);
+        let alone = self
+            .model
+            .run_alone(client.cache_root, prompt, client.len_max);
+        let is_same = match reason {
+            FinishReason::Cancelled => alone.0.starts_with(output),
+            FinishReason::Stop | FinishReason::Length => alone == (output.to_vec(), reason),
+        };
+        if !is_same {
+            return Err(Rule::OtherOutput { seq });
+        }
+        match reason {
+            FinishReason::Stop => self.report.finished_stop += 1,
+            FinishReason::Length => self.report.finished_length += 1,
+            FinishReason::Cancelled => {}
+        }
+        let is_told = finished.id == seq
+            && finished.reason == reason
+            && finished.prompt_len.len() == client.prompt_len
+            && finished.output_len.len() == output.len()
+            && finished.prefix_hit_len < finished.prompt_len;
+        if is_told {
+            Ok(())
+        } else {
+            Err(Rule::BadSequence {
+                seq,
+                what: "its last word is wrong",
+            })
+        }
+    }
+
+    fn abandon(&mut self) -> Result<(), Rule> {
+        let plan = self.plan()?;
+        self.report.abandoned += u64::from(!plan.is_empty());
+        // The device may have written any part of it.
+        self.device.scrub(&self.scheduler, &plan)?;
+        self.scheduler.abandon(plan);
+        Ok(())
+    }
+
+    fn cancel(&mut self, seq: SeqId) -> Result<(), Rule> {
+        let state = self.scheduler.sequence(seq).map(|view| view.state);
+        let finished = self.scheduler.cancel(seq);
+        match state {
+            Some(SequenceState::Waiting) => self.report.cancelled_waiting += 1,
+            Some(SequenceState::Running) => self.report.cancelled_running += 1,
+            None => {}
+        }
+        match finished {
+            Some(finished) => self.check_finished(&finished, seq, FinishReason::Cancelled),
+            None if self.clients.contains_key(&seq) => Err(Rule::BadSequence {
+                seq,
+                what: "alive, but not to be cancelled",
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn preempt(&mut self, seq: SeqId) {
+        if self.scheduler.preempt(seq) {
+            self.report.preempted_by_force += 1;
+            if let Some(client) = self.clients.get_mut(&seq) {
+                client.preempted_count += 1;
+            }
+        }
+    }
+}
