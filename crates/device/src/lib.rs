@@ -15,7 +15,7 @@ pub use error::DeviceError;
 pub use kvist_kernels::RopeStyle;
 pub use kvist_kernels::quant::decode_row;
 pub use ops::{
-    AttentionOp, Buf, BufSpec, Element, Epilogue, KvCache, KvSpec, KvWriteOp, MatmulOp, Op, RopeOp,
+    AttentionOp, Buf, BufSpec, Element, Epilogue, KvCache, KvReaders, KvSpec, KvWriteOp, MatmulOp, Op, RopeOp,
     Weight,
 };
 
@@ -97,6 +97,10 @@ pub trait Device: Send {
         source: WeightSource,
         residence: Residence,
     ) -> Result<Weight, DeviceError>;
+
+    /// Sizes the device's own scratch for steps of up to `tokens_max` rows through the weights
+    /// prepared so far, so that no step allocates.
+    fn reserve(&mut self, tokens_max: usize);
 
     /// Copies values into the front of an f32 buffer.
     ///

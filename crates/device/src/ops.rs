@@ -58,6 +58,19 @@ pub struct KvSpec {
     pub head_dim: usize,
     /// How a value is stored.
     pub dtype: KvDtype,
+    /// Who will read it.
+    pub readers: KvReaders,
+}
+
+/// What attention over a KV pool will at most be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvReaders {
+    /// Query heads; a multiple of `kv_heads`.
+    pub heads: usize,
+    /// Rows in a step.
+    pub tokens_max: usize,
+    /// Positions in a sequence.
+    pub context_max: usize,
 }
 
 /// What a product does with what its output buffer held.

@@ -1,6 +1,7 @@
 //! What can go wrong, sorted by who must act.
 
 use kvist_base::{Blocks, Bytes, Tokens};
+use kvist_text::TextError;
 use thiserror::Error;
 
 /// The request is at fault: tell the client which field, the limit and what was given.
@@ -47,9 +48,17 @@ pub enum RequestError {
     /// `max_tokens` is zero.
     #[error("max_tokens is 0: ask for at least 1 token")]
     NoOutput,
-    /// Too many or unusable stop strings, or the text cannot be tokenised or rendered.
+    /// More stop strings than a request may carry.
+    #[error("stop has {given} strings, at most {limit} are allowed")]
+    TooManyStops {
+        /// The bound.
+        limit: usize,
+        /// How many were given.
+        given: usize,
+    },
+    /// Unusable stop strings, or the text cannot be tokenised or rendered.
     #[error(transparent)]
-    Text(#[from] kvist_text::TextError),
+    Text(#[from] TextError),
     /// The model has no chat template.
     #[error("this model has no chat template; use the completions endpoint with a plain prompt")]
     NoChatTemplate,
@@ -74,9 +83,21 @@ impl RequestError {
             | Self::ContextExceeded { .. }
             | Self::PoolExceeded { .. } => "prompt",
             Self::NoOutput => "max_tokens",
-            Self::Text(error) => error.field(),
+            Self::TooManyStops { .. } => "stop",
+            Self::Text(error) => text_field(error),
             Self::NoChatTemplate => "messages",
         }
+    }
+}
+
+fn text_field(error: &TextError) -> &'static str {
+    match error {
+        TextError::EmptyStop { .. } | TextError::StopsTooLong { .. } => "stop",
+        TextError::TemplateRaised { .. }
+        | TextError::TemplateFailed { .. }
+        | TextError::TemplateWorkLimit { .. } => "messages",
+        TextError::ReservedTemplateArgument { .. } => "chat_template_kwargs",
+        _ => "prompt",
     }
 }
 
@@ -103,7 +124,7 @@ pub enum SubmitError {
 }
 
 /// Our bug, or the machine failing under us. The requests it hit get this; they are not retried.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq)]
 pub enum EngineFault {
     /// The model produced a logit that is not a number.
     #[error("numeric fault: {0}")]

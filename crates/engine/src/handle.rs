@@ -36,7 +36,7 @@ pub struct ModelInfo {
 }
 
 /// Whether the engine can serve.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum EngineStatus {
     /// Serving.
     Ready,

@@ -7,16 +7,30 @@
 mod emit;
 mod error;
 mod handle;
+mod live;
+mod load;
+mod machine;
 mod metrics;
+mod pack;
 mod request;
+mod run;
+mod shape;
+mod shared;
+mod step;
+mod vocab;
 
 pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 pub use error::{EngineFault, RequestError, SubmitError};
 pub use handle::{EngineHandle, EngineStatus, ModelInfo, RequestHandle};
+pub use load::{
+    Engine, EngineOptions, ErrorClass, LoadError, PlannedModel, ShutdownReport, plan_file,
+};
+pub use machine::read_machine;
 pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
 pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
 
 // What callers need to state a request or read an answer, so that they depend on this room alone.
+pub use kvist_kernels::Isa;
 pub use kvist_plan as plan;
 pub use kvist_sample::{ParamError, SamplingSpec, TokenLogprob};
 pub use kvist_text::{ChatInput, ChatMessage, SpecialText};

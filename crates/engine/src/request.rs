@@ -1,10 +1,8 @@
 //! What a caller asks for, before and after checking.
 
-use std::sync::Arc;
-
 use kvist_base::{TokenId, Tokens};
 use kvist_sample::{SamplingParams, SamplingSpec};
-use kvist_text::ChatInput;
+use kvist_text::{ChatInput, StopMatcher};
 
 /// The prompt, in whichever form the caller has it.
 #[derive(Clone, Debug)]
@@ -75,12 +73,13 @@ pub enum SpecialTokens {
 }
 
 /// A request that has passed every check: the only thing the engine thread accepts.
-#[derive(Debug)]
 pub(crate) struct GenerateRequest {
     pub(crate) prompt: Vec<TokenId>,
     pub(crate) sampling: SamplingParams,
-    pub(crate) stop: Vec<String>,
-    pub(crate) ends: Arc<[TokenId]>,
+    pub(crate) stop: StopMatcher,
+    pub(crate) stop_texts: Vec<String>,
+    /// Tokens that end the output.
+    pub(crate) ends: Vec<TokenId>,
     pub(crate) output_max: Tokens,
     pub(crate) special_tokens: SpecialTokens,
 }

@@ -90,9 +90,9 @@ impl<'a> Binder<'a> {
 
     /// Every tensor of the file must have been asked for: one that is not would be silently ignored.
     pub(crate) fn finish(self) -> Result<(), ModelError> {
-        match self.file.tensors().iter().find(|tensor| !self.bound.contains(tensor.name())) {
+        match self.file.tensors().iter().find(|tensor| !self.bound.contains(&*tensor.name)) {
             Some(stray) => Err(ModelError::UnexpectedTensor {
-                name: stray.name().to_owned(),
+                name: stray.name.to_string(),
                 architecture: self.architecture,
             }),
             None => Ok(()),

@@ -104,6 +104,7 @@ impl Trunk {
         }
         let inv_freq = binder.upload(&inv_freq)?;
         let buffers = StepBuffers::alloc(binder.device(), &config, shape)?;
+        binder.device().reserve(shape.tokens_max);
         Ok(Self { config, buffers, table, norm, head, inv_freq, ops: Vec::new() })
     }
 

@@ -65,7 +65,7 @@ pub fn weight_uses(file: &GgufFile) -> Vec<WeightUse<'_>> {
 }
 
 fn residence(tensor: &TensorInfo, tied: bool) -> Option<Residence> {
-    match tensor.name() {
+    match &*tensor.name {
         // A table that is only looked up stays in the file; one that is also the head is packed once.
         "token_embd.weight" if !tied => Some(Residence::Mapped),
         _ if tensor.rows() > 1 => Some(Residence::Packed),

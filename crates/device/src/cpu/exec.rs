@@ -1,7 +1,7 @@
 //! One function an operation: check sizes and indices at the door, then trust the kernel.
 
 use kvist_kernels::{
-    self as kernels, ActFormat, AttentionBatch, KvSlice, KvSliceMut, Product, SequenceSpan,
+    self as kernels, ActFormat, AttentionBatch, KvSlice, KvSliceMut, KvView, Product, SequenceSpan,
     act_format, for_each_chunk,
 };
 
@@ -130,7 +130,7 @@ impl CpuDevice {
         let x = self.f32("rms_norm", x, n * dim)?;
         let weight = self.f32("rms_norm", weight, dim)?;
         for_each_chunk(&self.pool, out.front("rms_norm", n * dim)?, dim, &|i, row| {
-            kernels::rms_norm(self.isa, &x[i * dim..(i + 1) * dim], (weight, eps), row);
+            kernels::rms_norm(self.isa, &x[i * dim..(i + 1) * dim], weight, eps, row);
         });
         Ok(())
     }
@@ -161,8 +161,7 @@ impl CpuDevice {
             };
             let product = Product { weights, bias, epilogue };
             let out = out.front("matmul", op.n * rows)?;
-            let scratch = &mut device.scratch;
-            kernels::matmul(device.isa, &device.pool, &product, &scratch.activations, out, &mut scratch.matmul);
+            kernels::matmul(device.isa, &device.pool, &product, &device.scratch.activations, out);
             Ok(())
         })
     }
@@ -173,8 +172,9 @@ impl CpuDevice {
         let format = act_format(op.weight.format);
         let wanted = PreparedInput { buf: op.x, format, n: op.n, cols };
         if self.scratch.prepared != Some(wanted) {
-            let x = front("matmul", op.x, self.slabs.f32("matmul", op.x)?, op.n * cols)?;
-            self.scratch.activations.prepare(self.isa, &self.pool, format, x, cols);
+            let values = front("matmul", op.x, self.slabs.f32("matmul", op.x)?, op.n * cols)?;
+            let rows = kernels::Rows { values, cols };
+            self.scratch.activations.prepare(self.isa, &self.pool, format, rows);
             self.scratch.prepared = Some(wanted);
         }
         Ok(())
@@ -203,7 +203,9 @@ impl CpuDevice {
         let sin = self.f32("rope", op.sin, op.n * half)?;
         for_each_chunk(&self.pool, x.front("rope", op.n * dim)?, dim, &|i, row| {
             let angles = i * half..(i + 1) * half;
-            kernels::rope_row(self.isa, op.style, (&cos[angles.clone()], &sin[angles]), row);
+            let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+            let rotation = kernels::Rotation { style: op.style, cos, sin };
+            kernels::rope_row(self.isa, op.head_dim, rotation, row);
         });
         Ok(())
     }
@@ -225,7 +227,8 @@ impl CpuDevice {
                 KvValues::F16(values) => KvSliceMut::F16(values),
                 KvValues::F32(values) => KvSliceMut::F32(values),
             };
-            kernels::kv_write(*isa, (&pool.layout, op.layer, slot), (k, v), values);
+            let row = kernels::KvRow { layer: op.layer, slot, k, v };
+            kernels::kv_write(*isa, &pool.layout, &row, values);
         }
         Ok(())
     }
@@ -233,7 +236,7 @@ impl CpuDevice {
     fn attention(&mut self, op: &AttentionOp, out: &mut Lent) -> Result<(), DeviceError> {
         self.check_attention(op)?;
         let Self { isa, pool, slabs, kv_pools, scratch, .. } = self;
-        let KvPool { spec, layout, values } = &kv_pools[op.kv.0 as usize];
+        let KvPool { spec, layout, values, attention } = &mut kv_pools[op.kv.0 as usize];
         let dim = op.heads * spec.head_dim;
         let fields = front("attention", op.spans, slabs.u32("attention", op.spans)?, op.sequences * 4)?;
         scratch.spans.clear();
@@ -244,6 +247,10 @@ impl CpuDevice {
             table_start: span[3],
         }));
         let tables = slabs.u32("attention", op.block_tables)?;
+        let values = match values {
+            KvValues::F16(values) => KvSlice::F16(values),
+            KvValues::F32(values) => KvSlice::F32(values),
+        };
         let batch = AttentionBatch {
             q: front("attention", op.q, slabs.f32("attention", op.q)?, op.n * dim)?,
             sequences: &scratch.spans,
@@ -251,13 +258,10 @@ impl CpuDevice {
             heads: op.heads,
             scale: op.scale,
             layer: op.layer,
-        };
-        let kv = match values {
-            KvValues::F16(values) => KvSlice::F16(values),
-            KvValues::F32(values) => KvSlice::F32(values),
+            kv: KvView { layout: *layout, values },
         };
         let out = out.front("attention", op.n * dim)?;
-        kernels::paged_attention((*isa, pool), (layout, kv), &batch, out, &mut scratch.attention);
+        kernels::paged_attention(*isa, pool, &batch, attention, out);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 
 use kvist_base::{Bytes, KvDtype};
 use kvist_kernels::{
-    Activations, AttentionScratch, Isa, KvLayout, MatmulScratch, PANEL_ROWS, PanelMatrix, Pool,
+    Activations, AttentionLimits, AttentionScratch, Isa, KvLayout, PANEL_ROWS, PanelMatrix, Pool,
     for_each_chunk, pack_panel, packed_bytes, panel_bytes,
 };
 
@@ -37,6 +37,8 @@ pub struct CpuDevice {
     weights: Vec<Prepared>,
     kv_pools: Vec<KvPool>,
     scratch: Scratch,
+    /// Widest input of any product.
+    cols_max: usize,
     allocated: Bytes,
 }
 
@@ -50,6 +52,7 @@ struct KvPool {
     spec: KvSpec,
     layout: KvLayout,
     values: KvValues,
+    attention: AttentionScratch,
 }
 
 enum KvValues {
@@ -63,8 +66,6 @@ struct Scratch {
     /// share one preparation.
     activations: Activations,
     prepared: Option<exec::PreparedInput>,
-    matmul: MatmulScratch,
-    attention: AttentionScratch,
     spans: Vec<kvist_kernels::SequenceSpan>,
 }
 
@@ -89,11 +90,10 @@ impl CpuDevice {
             scratch: Scratch {
                 activations: Activations::with_capacity(0, 0),
                 prepared: None,
-                matmul: MatmulScratch::new(&pool),
-                attention: AttentionScratch::new(&pool),
                 spans: Vec::new(),
             },
             pool,
+            cols_max: 0,
             allocated: Bytes::ZERO,
         })
     }
@@ -173,7 +173,17 @@ impl Device for CpuDevice {
             KvDtype::F32 => KvValues::F32(Arena::new("kv pool", len)?),
         };
         self.allocated += Bytes::of_len(len) * spec.dtype.value_bytes();
-        self.kv_pools.push(KvPool { spec, layout, values });
+        let limits = AttentionLimits {
+            threads: self.pool.threads(),
+            tokens_max: spec.readers.tokens_max,
+            context_max: spec.readers.context_max,
+            heads: spec.readers.heads,
+            kv_heads: spec.kv_heads,
+            head_dim: spec.head_dim,
+        };
+        self.allocated += Bytes::of_len(AttentionScratch::bytes(&limits));
+        let attention = AttentionScratch::new(&limits);
+        self.kv_pools.push(KvPool { spec, layout, values, attention });
         Ok(KvCache(handle(self.kv_pools.len() - 1)))
     }
 
@@ -191,6 +201,7 @@ impl Device for CpuDevice {
             Residence::Packed => {
                 let packed = self.pack(&source, raw)?;
                 self.allocated += Bytes::of_len(packed.len());
+                self.cols_max = self.cols_max.max(source.cols);
                 Prepared::Packed(packed)
             }
             Residence::Mapped => Prepared::Mapped(source.bytes),
@@ -202,6 +213,12 @@ impl Device for CpuDevice {
             cols: source.cols,
             format: source.format,
         })
+    }
+
+    fn reserve(&mut self, tokens_max: usize) {
+        self.scratch.activations = Activations::with_capacity(tokens_max, self.cols_max);
+        self.scratch.prepared = None;
+        self.allocated += Bytes::of_len(Activations::bytes_for(tokens_max, self.cols_max));
     }
 
     fn write_f32(&mut self, buf: Buf, values: &[f32]) -> Result<(), DeviceError> {

@@ -1,0 +1,146 @@
+//! What the engine keeps for a sequence beside the scheduler's bookkeeping: how to sample it, how
+//! to turn its tokens into text, and whom to tell.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use kvist_base::{FinishReason, TokenId, Tokens};
+use kvist_sample::{Sampled, SamplerState, SamplingParams, TokenLogprob};
+use kvist_sched::{ChunkOutcome, FinishedSequence, NewSequence};
+use kvist_text::{DetokenizeOptions, Detokenizer, StopMatcher, Tokenizer};
+
+use crate::emit::{Delta, Emitter, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
+use crate::error::EngineFault;
+use crate::metrics::MetricsSnapshot;
+use crate::request::SpecialTokens;
+use crate::shared::Submission;
+
+pub(crate) struct Live {
+    pub(crate) sampling: SamplingParams,
+    pub(crate) state: SamplerState,
+    detokenizer: Detokenizer,
+    stop: StopMatcher,
+    stop_texts: Vec<String>,
+    ends: Vec<TokenId>,
+    emitter: Emitter,
+    stopped_by: Option<StoppedBy>,
+    accepted_at: Instant,
+    last_token_at: Option<Instant>,
+}
+
+impl Live {
+    /// Splits a submission into what the scheduler needs and what the engine keeps.
+    pub(crate) fn new(
+        submission: Submission,
+        tokenizer: &Arc<dyn Tokenizer>,
+        cache_root: u64,
+    ) -> (NewSequence, Self) {
+        let Submission { id, request, emitter, accepted_at } = submission;
+        let options = DetokenizeOptions {
+            skip_special_tokens: request.special_tokens == SpecialTokens::Hide,
+        };
+        let live = Self {
+            state: SamplerState::new(&request.prompt),
+            sampling: request.sampling,
+            detokenizer: Detokenizer::new(Arc::clone(tokenizer), options),
+            stop: request.stop,
+            stop_texts: request.stop_texts,
+            ends: request.ends,
+            emitter,
+            stopped_by: None,
+            accepted_at,
+            last_token_at: None,
+        };
+        let (prompt, output_max) = (request.prompt, request.output_max);
+        (NewSequence { id, prompt, output_max, cache_root }, live)
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.emitter.is_abandoned()
+    }
+
+    /// Takes in a sampled token: tells the client what became certain and decides whether the
+    /// sequence ends here. End tokens count as output but have no text.
+    pub(crate) fn take(&mut self, sampled: Sampled, tokenizer: &dyn Tokenizer) -> ChunkOutcome {
+        let Sampled { token, logprob, top } = sampled;
+        let mut delta = Delta { tokens: vec![token], ..Delta::default() };
+        if let Some(logprob) = logprob {
+            let chosen = TokenLogprob { token, logprob };
+            delta.logprobs.push(TokenLogprobs { chosen, top });
+        }
+        let outcome = if self.ends.contains(&token) {
+            if !tokenizer.is_end(token) {
+                self.stopped_by = Some(StoppedBy::Token(token));
+            }
+            ChunkOutcome::Finished { token: Some(token), reason: FinishReason::Stop }
+        } else {
+            let text = self.detokenizer.push(token);
+            let verdict = self.stop.feed(text.as_str());
+            delta.text = verdict.emit;
+            match verdict.matched {
+                Some(idx) => {
+                    self.stopped_by = self.stop_texts.get(idx).cloned().map(StoppedBy::Text);
+                    ChunkOutcome::Finished { token: Some(token), reason: FinishReason::Stop }
+                }
+                None => ChunkOutcome::Sampled(token),
+            }
+        };
+        self.emitter.emit(StreamEvent::Delta(delta));
+        outcome
+    }
+
+    /// Records the times of a token.
+    pub(crate) fn clock(&mut self, now: Instant, metrics: &mut MetricsSnapshot) {
+        match self.last_token_at.replace(now) {
+            None => metrics.ttft_seconds.observe((now - self.accepted_at).as_secs_f64()),
+            Some(before) => metrics.itl_seconds.observe((now - before).as_secs_f64()),
+        }
+    }
+
+    /// Tells the client how it ended, after whatever text was held back.
+    pub(crate) fn finish(mut self, end: &FinishedSequence, metrics: &mut MetricsSnapshot) {
+        let by_stop_text = matches!(self.stopped_by, Some(StoppedBy::Text(_)));
+        if !by_stop_text {
+            let tail = self.detokenizer.finish();
+            let verdict = self.stop.feed(tail.as_str());
+            let mut text = verdict.emit;
+            if verdict.matched.is_none() {
+                text.push_str(&self.stop.finish());
+            }
+            if !text.is_empty() {
+                self.emitter.emit(StreamEvent::Delta(Delta { text, ..Delta::default() }));
+            }
+        }
+        metrics.e2e_seconds.observe(self.accepted_at.elapsed().as_secs_f64());
+        match end.reason {
+            FinishReason::Stop => metrics.finished.stop += 1,
+            FinishReason::Length => metrics.finished.length += 1,
+            FinishReason::Cancelled => metrics.finished.cancelled += 1,
+        }
+        self.emitter.emit(StreamEvent::Finished(Finished {
+            reason: end.reason,
+            stopped_by: self.stopped_by,
+            usage: usage(end),
+        }));
+    }
+
+    /// Tells the client that we failed it.
+    pub(crate) fn fail(self, fault: EngineFault, metrics: &mut MetricsSnapshot) {
+        metrics.finished.failed += 1;
+        self.emitter.emit(StreamEvent::Failed(fault));
+    }
+}
+
+fn usage(end: &FinishedSequence) -> Usage {
+    let prefix_hit = end.prefix_hit_len.min(end.prompt_len);
+    Usage { prompt: end.prompt_len, output: end.output_len, prefix_hit }
+}
+
+
+
+impl Usage {
+    /// Prompt and output together.
+    pub fn total(&self) -> Tokens {
+        self.prompt + self.output
+    }
+}

@@ -1,0 +1,88 @@
+//! A step plan packed into the flat arrays a device reads.
+
+use kvist_base::Tokens;
+use kvist_device::{ForwardBatch, SequenceSpan};
+use kvist_sched::{Scheduler, StepPlan};
+
+/// Memory of the packed batch, kept between steps.
+#[derive(Debug)]
+pub(crate) struct BatchScratch {
+    block_size: Tokens,
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    spans: Vec<SequenceSpan>,
+    block_tables: Vec<u32>,
+    logit_rows: Vec<u32>,
+}
+
+/// The largest step there will be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BatchLimits {
+    pub(crate) block_size: Tokens,
+    pub(crate) tokens_max: usize,
+    pub(crate) sequences_max: usize,
+    pub(crate) tables_max: usize,
+}
+
+impl BatchScratch {
+    pub(crate) fn new(limits: BatchLimits) -> Self {
+        let BatchLimits { block_size, tokens_max, sequences_max, tables_max } = limits;
+        Self {
+            block_size,
+            tokens: Vec::with_capacity(tokens_max),
+            positions: Vec::with_capacity(tokens_max),
+            slots: Vec::with_capacity(tokens_max),
+            spans: Vec::with_capacity(sequences_max),
+            block_tables: Vec::with_capacity(tables_max),
+            logit_rows: Vec::with_capacity(sequences_max),
+        }
+    }
+
+    /// Lays the plan's chunks out as rows, in plan order.
+    pub(crate) fn pack(&mut self, plan: &StepPlan, scheduler: &Scheduler) -> ForwardBatch<'_> {
+        self.tokens.clear();
+        self.positions.clear();
+        self.slots.clear();
+        self.spans.clear();
+        self.block_tables.clear();
+        self.logit_rows.clear();
+        for chunk in plan.chunks() {
+            let view = scheduler.sequence(chunk.seq).expect("a scheduled sequence is known");
+            assert_eq!(chunk.start, view.computed_len, "a chunk starts where the KV ends");
+            let first_row = index(self.tokens.len());
+            self.spans.push(SequenceSpan {
+                first_row,
+                rows: chunk.token_count().0,
+                first_position: chunk.start.0,
+                table_start: index(self.block_tables.len()),
+            });
+            let span = chunk.start.len()..chunk.end.len();
+            self.tokens.extend(view.tokens[span].iter().map(|token| token.0));
+            self.positions.extend(chunk.start.0..chunk.end.0);
+            let table = view.block_table;
+            self.slots.extend((chunk.start.0..chunk.end.0).map(|position| {
+                let block = table[(position / self.block_size.0) as usize];
+                block.0 * self.block_size.0 + position % self.block_size.0
+            }));
+            let used = chunk.end.div_ceil(self.block_size).len();
+            self.block_tables.extend(table[..used].iter().map(|block| block.0));
+            if chunk.wants_logits {
+                self.logit_rows.push(index(self.tokens.len() - 1));
+            }
+        }
+        ForwardBatch {
+            tokens: &self.tokens,
+            positions: &self.positions,
+            slots: &self.slots,
+            spans: &self.spans,
+            block_tables: &self.block_tables,
+            logit_rows: &self.logit_rows,
+        }
+    }
+}
+
+/// Rows of a step are bounded by `max_num_batched_tokens`, table entries by the pool: both are u32.
+fn index(len: usize) -> u32 {
+    u32::try_from(len).expect("a step is smaller than 2^32 rows")
+}

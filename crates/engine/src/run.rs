@@ -1,0 +1,142 @@
+//! The engine thread: take in what callers sent, run a step, repeat; wait when there is nothing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, TryRecvError};
+
+use kvist_base::SeqId;
+use kvist_sched::PoolCounts;
+
+use crate::error::EngineFault;
+use crate::handle::EngineStatus;
+use crate::live::Live;
+use crate::shared::{Command, Submission};
+use crate::step::{Core, gauges};
+
+/// Sequences of one model share blocks; a second root would be another adapter or salt.
+const CACHE_ROOT: u64 = 0;
+
+/// Serves until drained or failed; returns the pool's last state.
+pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> PoolCounts {
+    core.shared.update_metrics(|metrics| gauges(&core.scheduler, metrics));
+    let served = catch_unwind(AssertUnwindSafe(|| serve(&mut core, commands)));
+    let fault = match served {
+        Ok(Ok(())) => None,
+        Ok(Err(fault)) => Some(fault),
+        Err(panic) => Some(EngineFault::Panic(panic_text(&*panic))),
+    };
+    if let Some(fault) = fault {
+        stop(&mut core, commands, &fault);
+    }
+    core.scheduler.pool_counts()
+}
+
+fn serve(core: &mut Core, commands: &Receiver<Command>) -> Result<(), EngineFault> {
+    loop {
+        core.cancel_abandoned();
+        if !core.scheduler.has_work() {
+            if core.shared.status() == EngineStatus::Draining && core.take_in(commands) == Intake::Empty {
+                return Ok(());
+            }
+            match commands.recv() {
+                Ok(command) => core.accept(command),
+                Err(_) => return Ok(()),
+            }
+        }
+        core.take_in(commands);
+        core.step()?;
+    }
+}
+
+/// Fails every request there is or was about to be: state may be broken, so nothing goes on.
+fn stop(core: &mut Core, commands: &Receiver<Command>, fault: &EngineFault) {
+    tracing::error!(%fault, "the engine has stopped");
+    core.shared.fail(fault.clone());
+    let live = std::mem::take(&mut core.live);
+    core.shared.update_metrics(|metrics| {
+        for (_, live) in live {
+            live.fail(fault.clone(), metrics);
+            core.shared.release_place();
+        }
+    });
+    while let Ok(Command::Submit(submission)) = commands.try_recv() {
+        let (_, live) = Live::new(*submission, &core.tokenizer, CACHE_ROOT);
+        core.shared.update_metrics(|metrics| live.fail(fault.clone(), metrics));
+        core.shared.release_place();
+    }
+}
+
+/// Whether the channel had anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Intake {
+    Empty,
+    Some,
+}
+
+impl Core {
+    /// Accepts everything callers have sent so far, without waiting.
+    fn take_in(&mut self, commands: &Receiver<Command>) -> Intake {
+        let mut intake = Intake::Empty;
+        loop {
+            match commands.try_recv() {
+                Ok(Command::Wake) => {}
+                Ok(command) => {
+                    intake = Intake::Some;
+                    self.accept(command);
+                }
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return intake,
+            }
+        }
+    }
+
+    fn accept(&mut self, command: Command) {
+        if let Command::Submit(submission) = command {
+            self.admit(*submission);
+        }
+    }
+
+    fn admit(&mut self, submission: Submission) {
+        let id = submission.id;
+        let (sequence, live) = Live::new(submission, &self.tokenizer, CACHE_ROOT);
+        let prompt_len = sequence.prompt.len() as u64;
+        match self.scheduler.admit(sequence) {
+            Ok(()) => {
+                self.live.insert(id, live);
+                self.shared.update_metrics(|metrics| {
+                    metrics.accepted += 1;
+                    metrics.prompt_tokens += prompt_len;
+                    gauges(&self.scheduler, metrics);
+                });
+            }
+            // `Shared::check` and the bound on requests in flight rule this out; if they ever
+            // disagree with the scheduler the client still hears of it.
+            Err(error) => {
+                let fault = EngineFault::Panic(format!("a checked request was refused: {error}"));
+                self.shared.update_metrics(|metrics| live.fail(fault, metrics));
+                self.shared.release_place();
+            }
+        }
+    }
+
+    /// Gives back what clients who have gone were holding.
+    fn cancel_abandoned(&mut self) {
+        let gone: Vec<SeqId> =
+            self.live.iter().filter(|(_, live)| live.is_abandoned()).map(|(id, _)| *id).collect();
+        for id in gone {
+            let end = self.scheduler.cancel(id).expect("a live sequence is scheduled");
+            let live = self.live.remove(&id).expect("just listed");
+            self.shared.update_metrics(|metrics| {
+                live.finish(&end, metrics);
+                gauges(&self.scheduler, metrics);
+            });
+            self.shared.release_place();
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

@@ -1,0 +1,296 @@
+//! What the engine thread and its callers share: constants of the model, a bounded way in, and the
+//! numbers of the last step.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use kvist_base::{Blocks, SeqId, TokenId, Tokens};
+use kvist_sample::SamplingParams;
+use kvist_text::{ChatInput, ChatTemplate, SpecialText, StopMatcher, Tokenizer, encode_prompt};
+
+use crate::emit::{Emitter, channel};
+use crate::error::{EngineFault, RequestError, SubmitError};
+use crate::handle::{EngineStatus, ModelInfo, RequestHandle};
+use crate::metrics::MetricsSnapshot;
+use crate::request::{EndTokens, GenerateRequest, GenerateSpec, Prompt};
+
+/// What callers may tell the engine thread.
+pub(crate) enum Command {
+    /// Serve this.
+    Submit(Box<Submission>),
+    /// Look at the status: it has changed.
+    Wake,
+}
+
+/// A checked request on its way in.
+pub(crate) struct Submission {
+    pub(crate) id: SeqId,
+    pub(crate) request: GenerateRequest,
+    pub(crate) emitter: Emitter,
+    pub(crate) accepted_at: Instant,
+}
+
+/// The pool as callers need to know it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolShape {
+    pub(crate) block_size: Tokens,
+    pub(crate) blocks_total: Blocks,
+}
+
+pub(crate) struct Shared {
+    pub(crate) info: ModelInfo,
+    pub(crate) tokenizer: Arc<dyn Tokenizer>,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) pool: PoolShape,
+    pub(crate) in_flight_max: usize,
+    pub(crate) commands: SyncSender<Command>,
+    in_flight: AtomicUsize,
+    next_id: AtomicU64,
+    status: Mutex<EngineStatus>,
+    metrics: Mutex<MetricsSnapshot>,
+}
+
+/// Parts that loading provides.
+pub(crate) struct SharedParts {
+    pub(crate) info: ModelInfo,
+    pub(crate) tokenizer: Arc<dyn Tokenizer>,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) pool: PoolShape,
+    pub(crate) in_flight_max: usize,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("model", &self.info.name).finish_non_exhaustive()
+    }
+}
+
+/// Holders of these locks only copy values: a panic there leaves them whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn new(parts: SharedParts, commands: SyncSender<Command>) -> Self {
+        let SharedParts { info, tokenizer, template, pool, in_flight_max } = parts;
+        Self {
+            info,
+            tokenizer,
+            template,
+            pool,
+            in_flight_max,
+            commands,
+            in_flight: AtomicUsize::new(0),
+            next_id: AtomicU64::new(0),
+            status: Mutex::new(EngineStatus::Ready),
+            metrics: Mutex::new(MetricsSnapshot::new()),
+        }
+    }
+
+    pub(crate) fn status(&self) -> EngineStatus {
+        lock(&self.status).clone()
+    }
+
+    pub(crate) fn metrics(&self) -> MetricsSnapshot {
+        lock(&self.metrics).clone()
+    }
+
+    pub(crate) fn update_metrics(&self, update: impl FnOnce(&mut MetricsSnapshot)) {
+        update(&mut lock(&self.metrics));
+    }
+
+    pub(crate) fn drain(&self) {
+        {
+            let mut status = lock(&self.status);
+            if *status != EngineStatus::Ready {
+                return;
+            }
+            *status = EngineStatus::Draining;
+        }
+        self.wake();
+    }
+
+    /// The channel has one place beyond `in_flight_max`, and only the first drain comes here, so
+    /// this cannot find it full; a closed channel means there is nothing left to wake.
+    fn wake(&self) {
+        let _ = self.commands.try_send(Command::Wake);
+    }
+
+    pub(crate) fn fail(&self, fault: EngineFault) {
+        *lock(&self.status) = EngineStatus::Failed(fault);
+    }
+
+    pub(crate) fn tokenize(
+        &self,
+        text: &str,
+        mode: SpecialText,
+    ) -> Result<Vec<TokenId>, RequestError> {
+        self.check_bytes(text)?;
+        Ok(self.tokenizer.encode(text, mode)?)
+    }
+
+    pub(crate) fn render_chat(&self, input: &ChatInput) -> Result<String, RequestError> {
+        let template = self.template.as_ref().ok_or(RequestError::NoChatTemplate)?;
+        Ok(template.render(input)?)
+    }
+
+    pub(crate) fn token_bytes(&self, token: TokenId) -> Vec<u8> {
+        self.tokenizer.token_bytes(token).map(|bytes| bytes.into_owned()).unwrap_or_default()
+    }
+
+    pub(crate) fn submit(self: &Arc<Self>, spec: GenerateSpec) -> Result<RequestHandle, SubmitError> {
+        // Before any work on the prompt: an overloaded engine answers at once.
+        let place = self.take_place()?;
+        let request = self.check(spec)?;
+        let id = SeqId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let prompt_len = tokens_of(request.prompt.len());
+        let (emitter, events) = channel();
+        let submission = Submission { id, request, emitter, accepted_at: Instant::now() };
+        match self.commands.try_send(Command::Submit(Box::new(submission))) {
+            Ok(()) => {
+                place.keep();
+                Ok(RequestHandle { id, prompt_len, events })
+            }
+            Err(_) => Err(self.refusal()),
+        }
+    }
+
+    /// One of `in_flight_max` places, given back when dropped unless kept.
+    fn take_place(self: &Arc<Self>) -> Result<Place, SubmitError> {
+        match self.status() {
+            EngineStatus::Ready => {}
+            EngineStatus::Draining => return Err(SubmitError::Draining),
+            EngineStatus::Failed(fault) => return Err(SubmitError::Stopped(fault)),
+        }
+        let taken = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+            (count < self.in_flight_max).then_some(count + 1)
+        });
+        match taken {
+            Ok(_) => Ok(Place { shared: Some(Arc::clone(self)) }),
+            Err(in_flight) => {
+                Err(SubmitError::Overloaded { in_flight, in_flight_max: self.in_flight_max })
+            }
+        }
+    }
+
+    /// The engine thread is gone, on purpose or not.
+    fn refusal(&self) -> SubmitError {
+        match self.status() {
+            EngineStatus::Failed(fault) => SubmitError::Stopped(fault),
+            EngineStatus::Ready | EngineStatus::Draining => SubmitError::Draining,
+        }
+    }
+
+    pub(crate) fn release_place(&self) {
+        let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
+        assert!(before > 0, "a place was given back twice");
+    }
+
+    /// The only way to a [`GenerateRequest`].
+    fn check(&self, spec: GenerateSpec) -> Result<GenerateRequest, RequestError> {
+        if spec.stop.len() > GenerateSpec::STOPS_MAX {
+            let (limit, given) = (GenerateSpec::STOPS_MAX, spec.stop.len());
+            return Err(RequestError::TooManyStops { limit, given });
+        }
+        let stop = StopMatcher::new(spec.stop.clone())?;
+        let ends = self.ends(spec.end_tokens, &spec.stop_tokens);
+        let mut sampling = spec.sampling;
+        sampling.end_tokens.clone_from(&ends);
+        let sampling = SamplingParams::new(sampling, self.tokenizer.vocab_len())?;
+        let prompt = self.prompt_tokens(spec.prompt)?;
+        let output_max = self.output_max(tokens_of(prompt.len()), spec.output_max)?;
+        Ok(GenerateRequest {
+            prompt,
+            sampling,
+            stop,
+            stop_texts: spec.stop,
+            ends,
+            output_max,
+            special_tokens: spec.special_tokens,
+        })
+    }
+
+    fn ends(&self, end_tokens: EndTokens, stop_tokens: &[TokenId]) -> Vec<TokenId> {
+        let own: &[TokenId] = match end_tokens {
+            EndTokens::Stop => self.tokenizer.end_tokens(),
+            EndTokens::Ignore => &[],
+        };
+        own.iter().chain(stop_tokens).copied().collect()
+    }
+
+    fn prompt_tokens(&self, prompt: Prompt) -> Result<Vec<TokenId>, RequestError> {
+        let encode = |text: &str, mode| {
+            self.check_bytes(text)?;
+            Ok::<_, RequestError>(encode_prompt(&*self.tokenizer, text, mode)?)
+        };
+        let tokens = match prompt {
+            Prompt::Text(text) => encode(&text, SpecialText::Plain)?,
+            Prompt::Chat(input) => encode(&self.render_chat(&input)?, SpecialText::Parse)?,
+            Prompt::Tokens(tokens) => tokens,
+        };
+        let limit = self.tokenizer.vocab_len();
+        if let Some(token) = tokens.iter().find(|token| token.idx() >= limit) {
+            return Err(RequestError::TokenOutOfRange { limit, given: token.0 });
+        }
+        if tokens.is_empty() {
+            return Err(RequestError::EmptyPrompt);
+        }
+        Ok(tokens)
+    }
+
+    /// A prompt that could not fit even if every token were the longest is not worth tokenising.
+    fn check_bytes(&self, text: &str) -> Result<(), RequestError> {
+        let limit = self.info.model_len;
+        let bytes_max = limit.len().saturating_mul(self.tokenizer.longest_token_bytes());
+        if text.len() > bytes_max {
+            let given = kvist_base::Bytes::of_len(text.len());
+            return Err(RequestError::PromptTooLarge { limit, given });
+        }
+        Ok(())
+    }
+
+    fn output_max(&self, prompt: Tokens, asked: Option<Tokens>) -> Result<Tokens, RequestError> {
+        let limit = self.info.model_len;
+        let room = limit.saturating_sub(prompt);
+        let output = asked.unwrap_or(room.max(Tokens(1)));
+        if output.is_empty() {
+            return Err(RequestError::NoOutput);
+        }
+        if output > room {
+            return Err(RequestError::ContextExceeded { limit, prompt, output });
+        }
+        let needed = (prompt + output).div_ceil(self.pool.block_size);
+        if needed > self.pool.blocks_total {
+            return Err(RequestError::PoolExceeded { needed, total: self.pool.blocks_total });
+        }
+        Ok(output)
+    }
+}
+
+/// Prompts are bounded by the context long before a count of them overflows.
+fn tokens_of(len: usize) -> Tokens {
+    Tokens(u32::try_from(len).unwrap_or(u32::MAX))
+}
+
+/// A place among the requests in flight.
+struct Place {
+    shared: Option<Arc<Shared>>,
+}
+
+impl Place {
+    /// The request is in: the engine thread gives the place back when it ends.
+    fn keep(mut self) {
+        self.shared = None;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.release_place();
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One step: decide, do, commit. This file is the architecture on one screen.
+//!
+//! ```text
+//! Scheduler::schedule ─► StepPlan ─► pack ─► ForwardBatch ─► Model::forward ─► logits
+//!                           │                                                    │
+//! Scheduler::commit ◄─ StepOutcome ◄─ Live::take (text, stops, emit) ◄─ Sampler::draw
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use kvist_base::{FinishReason, SeqId};
+use kvist_device::{Device, KvCache};
+use kvist_model::{Model, ModelError};
+use kvist_sample::{SampleFault, Sampler};
+use kvist_sched::{ChunkOutcome, Scheduler, StepOutcome, StepPlan};
+use kvist_text::Tokenizer;
+
+use crate::error::EngineFault;
+use crate::live::Live;
+use crate::metrics::MetricsSnapshot;
+use crate::pack::BatchScratch;
+use crate::shared::Shared;
+
+/// Everything the engine thread owns.
+pub(crate) struct Core {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) device: Box<dyn Device>,
+    pub(crate) model: Box<dyn Model>,
+    pub(crate) kv: KvCache,
+    pub(crate) sampler: Sampler,
+    pub(crate) tokenizer: Arc<dyn Tokenizer>,
+    pub(crate) live: BTreeMap<SeqId, Live>,
+    pub(crate) batch: BatchScratch,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Core {
+    /// Runs one step; nothing happens when there is nothing to run.
+    ///
+    /// An error means that device state may be broken: the engine must stop.
+    pub(crate) fn step(&mut self) -> Result<(), EngineFault> {
+        let plan = self.scheduler.schedule();
+        if plan.is_empty() {
+            self.scheduler.abandon(plan);
+            return Ok(());
+        }
+        let batch = self.batch.pack(&plan, &self.scheduler);
+        if let Err(error) = self.model.forward(&mut *self.device, self.kv, &batch) {
+            self.scheduler.abandon(plan);
+            return Err(EngineFault::Device(error.to_string()));
+        }
+        let (outcome, faults) = self.sample(&plan)?;
+        self.commit(plan, outcome, &faults);
+        Ok(())
+    }
+
+    /// A token for each chunk that reached the end of what is known; a numeric fault ends its own
+    /// sequence and no other.
+    fn sample(
+        &mut self,
+        plan: &StepPlan,
+    ) -> Result<(StepOutcome, BTreeMap<SeqId, SampleFault>), EngineFault> {
+        let Self { device, model, sampler, tokenizer, live, .. } = self;
+        let logits = device
+            .read_f32(model.logits())
+            .map_err(|error| EngineFault::Device(ModelError::from(error).to_string()))?;
+        // Embedding tables may be padded beyond the vocabulary: padding is never a token.
+        let vocab_len = tokenizer.vocab_len();
+        let mut rows = logits.chunks_exact(model.config().vocab_len).map(|row| &row[..vocab_len]);
+        let mut faults = BTreeMap::new();
+        let chunks = plan.chunks().iter().map(|chunk| {
+            if !chunk.wants_logits {
+                return ChunkOutcome::Advanced;
+            }
+            let row = rows.next().expect("the batch asked for a row a sampled chunk");
+            let live = live.get_mut(&chunk.seq).expect("a scheduled sequence is live");
+            match sampler.draw(row, &live.sampling, &mut live.state) {
+                Ok(sampled) => live.take(sampled, &**tokenizer),
+                Err(fault) => {
+                    faults.insert(chunk.seq, fault);
+                    ChunkOutcome::Finished { token: None, reason: FinishReason::Cancelled }
+                }
+            }
+        });
+        let chunks = chunks.collect();
+        Ok((StepOutcome { chunks }, faults))
+    }
+
+    fn commit(
+        &mut self,
+        plan: StepPlan,
+        outcome: StepOutcome,
+        faults: &BTreeMap<SeqId, SampleFault>,
+    ) {
+        let now = Instant::now();
+        let computed = plan.token_count();
+        let sampled: Vec<SeqId> = plan
+            .chunks()
+            .iter()
+            .filter(|chunk| chunk.wants_logits && !faults.contains_key(&chunk.seq))
+            .map(|chunk| chunk.seq)
+            .collect();
+        let finished = self.scheduler.commit(plan, outcome);
+        let Self { live, shared, scheduler, .. } = self;
+        shared.update_metrics(|metrics| {
+            metrics.steps += 1;
+            metrics.computed_tokens += u64::from(computed.0);
+            metrics.output_tokens += sampled.len() as u64;
+            for seq in &sampled {
+                live.get_mut(seq).expect("a sampled sequence is live").clock(now, metrics);
+            }
+            for end in &finished {
+                let live = live.remove(&end.id).expect("a finished sequence was live");
+                match faults.get(&end.id) {
+                    Some(fault) => live.fail(EngineFault::Numeric(fault.clone()), metrics),
+                    None => live.finish(end, metrics),
+                }
+                shared.release_place();
+            }
+            gauges(scheduler, metrics);
+        });
+    }
+}
+
+/// The scheduler's counts as of now.
+pub(crate) fn gauges(scheduler: &Scheduler, metrics: &mut MetricsSnapshot) {
+    let pool = scheduler.pool_counts();
+    let totals = scheduler.totals();
+    metrics.running = scheduler.running_count();
+    metrics.waiting = scheduler.waiting_count();
+    metrics.blocks_free = pool.free.0;
+    metrics.blocks_held = pool.held.0;
+    metrics.blocks_cached = pool.cached.0;
+    metrics.blocks_total = pool.total.0;
+    metrics.preemptions = totals.preemptions;
+    metrics.prefix_query_tokens = totals.prefix_query_tokens;
+    metrics.prefix_hit_tokens = totals.prefix_hit_tokens;
+}
