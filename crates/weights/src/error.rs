@@ -16,6 +16,11 @@ pub enum WeightsError {
         source: io::Error,
     },
 
+    /// A file was written to after it was opened: what was read from it may be neither the old
+    /// model nor the new one.
+    #[error("{path}: the file was changed while it was open; replace models by renaming")]
+    Changed { path: PathBuf },
+
     /// A directory, pipe or device: only regular files can be mapped.
     #[error("{path}: not a regular file but a {found}")]
     NotRegularFile { path: PathBuf, found: &'static str },

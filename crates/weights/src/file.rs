@@ -167,6 +167,25 @@ impl GgufFile {
             .all(|tensor| self.locate(tensor).is_ok())
     }
 
+    /// Checks that no file was written to since it was opened: to be asked after weights were
+    /// copied out of the mapping.
+    ///
+    /// # Errors
+    /// [`WeightsError::Changed`] names the file.
+    pub fn check_unchanged(&self) -> Result<(), WeightsError> {
+        for (mapping, path) in self.mappings.iter().zip(&self.paths) {
+            let unchanged = mapping.is_unchanged().map_err(|source| WeightsError::Io {
+                path: path.clone(),
+                action: "ask for the size",
+                source,
+            })?;
+            if !unchanged {
+                return Err(WeightsError::Changed { path: path.clone() });
+            }
+        }
+        Ok(())
+    }
+
     /// Size of all files.
     pub fn file_bytes(&self) -> Bytes {
         self.mappings

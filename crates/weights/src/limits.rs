@@ -7,8 +7,9 @@ pub const KVS_MAX: u64 = 65_536;
 pub const TENSORS_MAX: u64 = 262_144;
 /// Bytes of one string value, such as a chat template.
 pub const STRING_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of a metadata key, as the format's specification has it.
-pub const KEY_BYTES_MAX: u64 = 65_535;
+/// Bytes of a metadata key. The specification allows 65,535; real keys stay below 100, and keys
+/// are printed in errors.
+pub const KEY_BYTES_MAX: u64 = 1024;
 /// Bytes of a tensor name.
 pub const NAME_BYTES_MAX: u64 = 1024;
 /// Arrays within arrays.

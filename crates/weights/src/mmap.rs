@@ -9,7 +9,9 @@
 #![allow(unsafe_code)]
 
 use std::fs::{self, File, FileType};
+use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use memmap2::Mmap;
 
@@ -19,6 +21,9 @@ use crate::error::WeightsError;
 #[derive(Debug)]
 pub(crate) struct Mapping {
     map: Mmap,
+    file: File,
+    /// When the file was last written, as far as the file system knows.
+    modified: Option<SystemTime>,
 }
 
 impl Mapping {
@@ -47,7 +52,19 @@ impl Mapping {
         // bounded by its length. That no one rewrites the file while it is mapped is the caller's
         // duty, stated in the module's documentation and in `GgufFile::open`.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
-        Ok(Self { map })
+        Ok(Self {
+            map,
+            file,
+            modified: metadata.modified().ok(),
+        })
+    }
+
+    /// Whether the file has the length and the time of its last write that it had when it was
+    /// mapped. Asks the open file, so one renamed over its path does not matter.
+    pub(crate) fn is_unchanged(&self) -> io::Result<bool> {
+        let metadata = self.file.metadata()?;
+        let same_len = metadata.len() == self.map.len() as u64;
+        Ok(same_len && metadata.modified().ok() == self.modified)
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
