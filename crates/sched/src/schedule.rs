@@ -208,6 +208,7 @@ impl Scheduler {
             .get_mut(&id)
             .expect("queues name live sequences");
         assert_eq!(sequence.computed_len, Tokens::ZERO);
+        assert_eq!(sequence.indexed_count, 0);
         self.pool.share(&mut sequence.table, hit);
         let hit_len = hit.count().capacity(self.config.block_size);
         let hit_len = hit_len.expect("a hit is shorter than its sequence");

@@ -22,6 +22,11 @@ impl BlockTable {
         Blocks(u32::try_from(self.blocks.len()).expect("a table holds no more than the pool has"))
     }
 
+    /// Lets go of the blocks without giving them back: for when their pool ends too.
+    pub(crate) fn discard(self) {
+        drop(self.into_blocks());
+    }
+
     pub(super) fn push(&mut self, id: BlockId) {
         self.blocks.push(id);
     }

@@ -34,7 +34,27 @@ impl World {
             last = key;
             self.check_chunk(chunk)?;
         }
+        self.check_nobody_skipped(plan, before)?;
         self.check_order(plan, before)
+    }
+
+    /// A running sequence goes without a chunk only when the step is full, and then so does
+    /// everyone after it.
+    fn check_nobody_skipped(&self, plan: &StepPlan, before: &Before) -> Result<(), Rule> {
+        let is_full = plan.token_count() == self.scheduler.config().step_tokens_max;
+        let planned: Vec<SeqId> = plan.chunks().iter().map(|chunk| chunk.seq).collect();
+        for seq in self
+            .scheduler
+            .running
+            .iter()
+            .filter(|seq| !planned.contains(seq))
+        {
+            let is_after = |other: &SeqId| *other > seq || !before.running.contains(other);
+            if !is_full || planned.iter().any(is_after) {
+                return Err(Rule::Skipped { seq });
+            }
+        }
+        Ok(())
     }
 
     fn check_chunk(&self, chunk: &Chunk) -> Result<(), Rule> {

@@ -129,6 +129,8 @@ pub enum Rule {
     },
     #[error("chunks are not in order of arrival, at sequence {seq}")]
     OutOfOrder { seq: SeqId },
+    #[error("running sequence {seq} was passed over")]
+    Skipped { seq: SeqId },
     #[error("sequence {seq}, the oldest running, was preempted")]
     OldestPreempted { seq: SeqId },
     #[error("sequence {seq} was let in by a step that preempted")]
