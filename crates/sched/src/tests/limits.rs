@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_configuration_nothing_can_run_under_is_refused() {
+fn a_limit_of_zero_is_refused_by_name() {
     let zero = |field| Err(ConfigError::Zero { field });
     let cases = [
         (
@@ -48,31 +48,34 @@ fn a_configuration_nothing_can_run_under_is_refused() {
             },
             zero("chunk_max"),
         ),
-        (
-            SchedulerConfig {
-                model_len_max: Tokens(1),
-                ..config()
-            },
-            Err(ConfigError::ModelLenTooSmall {
-                limit: Tokens(2),
-                given: Tokens(1),
-            }),
-        ),
-        (
-            SchedulerConfig {
-                watermark: Blocks(16),
-                ..config()
-            },
-            Err(ConfigError::WatermarkTooLarge {
-                watermark: Blocks(16),
-                blocks_total: Blocks(16),
-            }),
-        ),
         (config(), Ok(())),
     ];
     for (config, expected) in cases {
         assert_eq!(Scheduler::new(config).map(|_| ()), expected);
     }
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_refused() {
+    let short = SchedulerConfig {
+        model_len_max: Tokens(1),
+        ..config()
+    };
+    let too_small = ConfigError::ModelLenTooSmall {
+        limit: Tokens(2),
+        given: Tokens(1),
+    };
+    assert_eq!(Scheduler::new(short).err(), Some(too_small));
+    let (watermark, blocks_total) = (Blocks(16), Blocks(16));
+    let wet = SchedulerConfig {
+        watermark,
+        ..config()
+    };
+    let too_large = ConfigError::WatermarkTooLarge {
+        watermark,
+        blocks_total,
+    };
+    assert_eq!(Scheduler::new(wet).err(), Some(too_large));
 }
 
 #[test]
