@@ -1,0 +1,139 @@
+//! Tiny random models of each family against logits and greedy tokens that the reference
+//! implementation computed in f32, run whole, in chunks, and from a shuffled pool: the bits of a row
+//! must not depend on how it got into the batch.
+#![allow(clippy::cast_possible_truncation)] // test sizes are tiny
+
+use std::num::NonZeroUsize;
+
+use kvist_base::KvDtype;
+use kvist_device::{
+    CpuDevice, CpuOptions, Device, ForwardBatch, KvCache, KvReaders, KvSpec, SequenceSpan,
+};
+use kvist_kernels::Isa;
+use kvist_model::{Model, StepShape};
+use kvist_testkit::tiny::TinyModel;
+use kvist_weights::GgufFile;
+
+const BLOCK_SIZE: usize = 4;
+const BLOCKS: usize = 32;
+const CONTEXT: usize = 96;
+
+struct Runner {
+    device: CpuDevice,
+    model: Box<dyn Model>,
+    kv: KvCache,
+    table: Vec<u32>,
+}
+
+impl Runner {
+    fn new(tiny: &TinyModel, threads: usize, isa: Isa, test: &str) -> Self {
+        let path = tiny.write_temporary(test);
+        let file = GgufFile::open(&path).expect("testkit writes valid files");
+        let threads = NonZeroUsize::new(threads).expect("not zero");
+        let mut device = CpuDevice::new(CpuOptions { threads, isa }).expect("threads");
+        let config = kvist_model::open(&file).expect("a supported architecture");
+        let kv = device
+            .alloc_kv(KvSpec {
+                blocks: BLOCKS,
+                block_size: BLOCK_SIZE,
+                layers: config.layers,
+                kv_heads: config.kv_heads,
+                head_dim: config.head_dim,
+                dtype: KvDtype::F32,
+                readers: KvReaders {
+                    heads: config.heads,
+                    tokens_max: CONTEXT,
+                    context_max: CONTEXT,
+                },
+            })
+            .expect("memory for a test");
+        let shape = StepShape { tokens_max: CONTEXT, sequences_max: CONTEXT, tables_max: BLOCKS };
+        let model = kvist_model::load(&file, &mut device, shape).expect("a complete model");
+        // Not the identity: a block's place in the pool must not matter.
+        let table = (0..BLOCKS as u32).map(|i| (i * 13 + 5) % BLOCKS as u32).collect();
+        std::fs::remove_file(path).expect("just written");
+        Self { device, model, kv, table }
+    }
+
+    /// Logits of every row of `tokens`, which begin at position `first`.
+    fn forward(&mut self, tokens: &[u32], first: usize) -> Vec<Vec<f32>> {
+        let positions: Vec<u32> = (first as u32..).take(tokens.len()).collect();
+        let slot = |position: &u32| {
+            let position = *position as usize;
+            self.table[position / BLOCK_SIZE] * BLOCK_SIZE as u32 + (position % BLOCK_SIZE) as u32
+        };
+        let slots: Vec<u32> = positions.iter().map(slot).collect();
+        let logit_rows: Vec<u32> = (0..tokens.len() as u32).collect();
+        let spans = [SequenceSpan {
+            first_row: 0,
+            rows: tokens.len() as u32,
+            first_position: first as u32,
+            table_start: 0,
+        }];
+        let batch = ForwardBatch {
+            tokens,
+            positions: &positions,
+            slots: &slots,
+            spans: &spans,
+            block_tables: &self.table,
+            logit_rows: &logit_rows,
+        };
+        self.model.forward(&mut self.device, self.kv, &batch).expect("a valid batch");
+        let logits = self.device.read_f32(self.model.logits()).expect("f32 logits");
+        let vocab_len = self.model.config().vocab_len;
+        logits.chunks(vocab_len).take(tokens.len()).map(<[f32]>::to_vec).collect()
+    }
+
+    fn greedy(&mut self, prompt: &[u32], count: usize) -> Vec<u32> {
+        let mut known = prompt.to_vec();
+        let mut row = self.forward(prompt, 0).pop().expect("a prompt");
+        for _ in 0..count {
+            let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("logits");
+            known.push(best as u32);
+            row = self.forward(&[best as u32], known.len() - 1).pop().expect("one row");
+        }
+        known.split_off(prompt.len())
+    }
+}
+
+#[test]
+fn logits_and_greedy_tokens_match_the_reference() {
+    for name in TinyModel::NAMES {
+        let tiny = TinyModel::load(name);
+        for isa in Isa::available() {
+            let mut runner = Runner::new(&tiny, 2, isa, "reference");
+            let rows = runner.forward(&tiny.golden.input_ids, 0);
+            let mut worst = 0.0f32;
+            for (position, expected) in tiny.golden.positions.iter().zip(&tiny.golden.logits) {
+                for (ours, golden) in rows[*position].iter().zip(expected) {
+                    worst = worst.max((ours - golden).abs());
+                }
+            }
+            println!("{name} on {isa}: max |Δlogit| {worst:.2e}");
+            assert!(worst <= 1e-3, "{name} on {isa}: max |Δlogit| {worst:e}");
+            let greedy = runner.greedy(&tiny.golden.input_ids, tiny.golden.greedy.len());
+            assert_eq!(greedy, tiny.golden.greedy, "{name} on {isa}");
+        }
+    }
+}
+
+#[test]
+fn chunks_threads_and_tiers_do_not_change_a_bit() {
+    for name in TinyModel::NAMES {
+        let tiny = TinyModel::load(name);
+        let tokens = &tiny.golden.input_ids;
+        let whole = Runner::new(&tiny, 1, Isa::SCALAR, "bits").forward(tokens, 0);
+        for isa in Isa::available() {
+            for (threads, chunk) in [(1, 1), (2, 3), (3, 7), (2, 40)] {
+                let mut runner = Runner::new(&tiny, threads, isa, "bits");
+                let mut rows = Vec::new();
+                for (i, piece) in tokens.chunks(chunk).enumerate() {
+                    rows.extend(runner.forward(piece, i * chunk));
+                }
+                let same = rows.iter().flatten().zip(whole.iter().flatten());
+                let differing = same.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+                assert_eq!(differing, 0, "{name} on {isa}, {threads} threads, chunks of {chunk}");
+            }
+        }
+    }
+}
