@@ -14,8 +14,8 @@ use kvist_kernels::{
 
 const COLS: usize = 2048;
 /// Weights larger than any cache for one token, and a common layer's for many.
-const CASES: [(usize, usize); 5] = [(49152, 1), (49152, 2), (49152, 4), (4096, 8), (4096, 512)];
-const MIN_TIME: Duration = Duration::from_millis(400);
+const CASES: [(usize, usize); 5] = [(49152, 1), (49152, 2), (49152, 4), (4096, 8), (512, 512)];
+const MIN_TIME: Duration = Duration::from_millis(500);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -53,7 +53,11 @@ fn measure(
 ) -> Result<(f64, usize), Box<dyn Error>> {
     let packed = weights(format, rows).ok_or("the matrix has whole panels")?;
     let weights = PanelMatrix::new(format, rows, COLS, &packed).ok_or("one matrix")?;
-    let product = Product { weights, bias: None, epilogue: Epilogue::Store };
+    let product = Product {
+        weights,
+        bias: None,
+        epilogue: Epilogue::Store,
+    };
     let x = noise(tokens * COLS);
     let mut acts = Activations::with_capacity(tokens, COLS);
     let mut out = vec![0.0; tokens * rows];
@@ -61,7 +65,15 @@ fn measure(
     let begin = Instant::now();
     while begin.elapsed() < MIN_TIME {
         let start = Instant::now();
-        acts.prepare(isa, pool, act_format(format), Rows { values: &x, cols: COLS });
+        acts.prepare(
+            isa,
+            pool,
+            act_format(format),
+            Rows {
+                values: &x,
+                cols: COLS,
+            },
+        );
         matmul(isa, pool, &product, &acts, &mut out);
         best = best.min(start.elapsed());
     }
@@ -72,7 +84,10 @@ fn measure(
 fn weights(format: QuantFormat, rows: usize) -> Option<Vec<u8>> {
     let mut raw = vec![0; format.row_bytes(COLS)? * PANEL_ROWS];
     let values = noise(COLS * PANEL_ROWS);
-    for (raw, values) in raw.chunks_exact_mut(format.row_bytes(COLS)?).zip(values.chunks(COLS)) {
+    for (raw, values) in raw
+        .chunks_exact_mut(format.row_bytes(COLS)?)
+        .zip(values.chunks(COLS))
+    {
         quant::encode_row(format, values, raw);
     }
     let mut panel = vec![0; packed_bytes(format, PANEL_ROWS, COLS)?];
@@ -81,5 +96,7 @@ fn weights(format: QuantFormat, rows: usize) -> Option<Vec<u8>> {
 }
 
 fn noise(len: usize) -> Vec<f32> {
-    (0..len as u64).map(|n| (mix64(n) >> 40) as f32 / (1 << 23) as f32 - 1.0).collect()
+    (0..len as u64)
+        .map(|n| (mix64(n) >> 40) as f32 / (1 << 23) as f32 - 1.0)
+        .collect()
 }

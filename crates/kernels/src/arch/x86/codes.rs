@@ -10,24 +10,18 @@ pub(super) const GROUP_BYTES: usize = 4 * PANEL_ROWS;
 /// Bytes of the expanded codes of 32 k.
 pub(super) const RUN_CODES: usize = 8 * GROUP_BYTES;
 
-/// Runs the body for `G` = 0..8, a constant each time: shifts are immediate, accumulators stay
-/// in registers.
+/// Runs the body for group 0..8, a constant each time, so that shifts are immediate.
 macro_rules! for_each_group {
-    ($from:literal .. $to:literal, $group:ident => $body:block) => {
-        for_each_group!(@one 0, $from, $to, $group, $body);
-        for_each_group!(@one 1, $from, $to, $group, $body);
-        for_each_group!(@one 2, $from, $to, $group, $body);
-        for_each_group!(@one 3, $from, $to, $group, $body);
-        for_each_group!(@one 4, $from, $to, $group, $body);
-        for_each_group!(@one 5, $from, $to, $group, $body);
-        for_each_group!(@one 6, $from, $to, $group, $body);
-        for_each_group!(@one 7, $from, $to, $group, $body);
+    ($group:ident => $body:block) => {
+        for_each_group!(@each [0 1 2 3 4 5 6 7] $group $body);
     };
-    (@one $value:literal, $from:literal, $to:literal, $group:ident, $body:block) => {
-        if $from <= $value && $value < $to {
+    (@each [] $group:ident $body:block) => {};
+    (@each [$value:literal $($rest:literal)*] $group:ident $body:block) => {
+        {
             const $group: usize = $value;
             $body
         }
+        for_each_group!(@each [$($rest)*] $group $body);
     };
 }
 pub(super) use for_each_group;
@@ -44,21 +38,12 @@ pub(super) unsafe fn load(from: *const u8) -> __m256i {
 /// The codes of group `G` of a run: rows 0-7 and rows 8-15.
 ///
 /// # Safety
-/// `run` is a run of the format's panel block; if `EXPANDED`, `codes` is its expanded codes.
+/// `run` is a run of the format's panel block.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn group<F: Format, const G: usize, const EXPANDED: bool>(
-    run: *const u8,
-    codes: *const u8,
-) -> [__m256i; 2] {
-    // SAFETY: a run has four vectors of 64 bytes, then its high bits; expanded codes have eight.
+pub(super) unsafe fn group<F: Format, const G: usize>(run: *const u8) -> [__m256i; 2] {
+    // SAFETY: a run starts with four times 64 bytes.
     unsafe {
-        if EXPANDED {
-            return [
-                load(codes.add(G * GROUP_BYTES)),
-                load(codes.add(G * GROUP_BYTES + 32)),
-            ];
-        }
         let low = run.add(G / 2 * GROUP_BYTES);
         [
             unpack::<F, G>(run, load(low), 0),
@@ -116,10 +101,10 @@ pub(super) fn expand<F: Format>(panel: &[u8], codes: &mut [u8]) {
         .flat_map(|block| block[..F::LAYOUT.sub_scales_at].chunks_exact(F::LAYOUT.run_bytes));
     for (run, codes) in runs.zip(codes.chunks_exact_mut(RUN_CODES)) {
         let (run, to) = (run.as_ptr(), codes.as_mut_ptr());
-        for_each_group!(0..8, G => {
+        for_each_group!(G => {
             // SAFETY: `run` is a whole run; `codes` has eight groups of 64 bytes.
             unsafe {
-                let [low, high] = group::<F, G, false>(run, run);
+                let [low, high] = group::<F, G>(run);
                 _mm256_storeu_si256(to.add(G * GROUP_BYTES).cast(), low);
                 _mm256_storeu_si256(to.add(G * GROUP_BYTES + 32).cast(), high);
             }
@@ -155,6 +140,50 @@ pub(super) unsafe fn scales(from: *const u8) -> [__m256; 2] {
             _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast())),
         ]
     }
+}
+
+/// 16 f32, by rows 0-7 and 8-15.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn load_rows(from: &[f32; PANEL_ROWS]) -> [__m256; 2] {
+    // SAFETY: 16 values.
+    unsafe {
+        [
+            _mm256_loadu_ps(from.as_ptr()),
+            _mm256_loadu_ps(from.as_ptr().add(8)),
+        ]
+    }
+}
+
+/// The reverse of [`load_rows`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn store_rows(rows: [__m256; 2], to: &mut [f32; PANEL_ROWS]) {
+    // SAFETY: 16 values.
+    unsafe {
+        _mm256_storeu_ps(to.as_mut_ptr(), rows[0]);
+        _mm256_storeu_ps(to.as_mut_ptr().add(8), rows[1]);
+    }
+}
+
+/// Block `b` of each of `M` token rows. (A closure would be compiled without this tier's
+/// instructions, here and in every kernel.)
+///
+/// # Safety
+/// `M` rows have a block `b`: `(M - 1) * stride + b` is inside `x`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn token_blocks<B, const M: usize>(
+    x: &[B],
+    stride: usize,
+    b: usize,
+) -> [*const B; M] {
+    let mut blocks = [x.as_ptr(); M];
+    for (t, block) in blocks.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        *block = unsafe { block.add(t * stride + b) };
+    }
+    blocks
 }
 
 /// The dword at `from` in all lanes.

@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use kvist_base::QuantFormat;
 
+use super::codes::store_rows;
 use crate::matmul::{Panel, PanelOut};
 use crate::panel::PANEL_ROWS;
 
@@ -101,22 +102,23 @@ fn tile<W: Weight, const M: usize, const C: usize>(
     for slice in (0..cols).step_by(SLICE_K) {
         let end = cols.min(slice + SLICE_K);
         for first in (0..4).step_by(C) {
-            let mut sums: [[[__m256; 2]; M]; C] = std::array::from_fn(|c| chains[first + c]);
+            let mut sums = [[[_mm256_setzero_ps(); 2]; M]; C];
+            sums.copy_from_slice(&chains[first..first + C]);
             let mut k = slice + first;
             while k + C <= end {
-                for c in 0..C {
+                for (c, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: k + c < cols, and both have cols columns, asserted above.
                     unsafe {
-                        step::<W, M>(panel.data.as_ptr(), x.as_ptr(), [k + c, cols], &mut sums[c])
+                        step::<W, M>(panel.data.as_ptr(), x.as_ptr(), [k + c, cols], sums);
                     };
                 }
                 k += 4;
             }
-            for c in 0..C {
+            for (c, sums) in sums.iter_mut().enumerate() {
                 if k + c < end {
                     // SAFETY: as above.
                     unsafe {
-                        step::<W, M>(panel.data.as_ptr(), x.as_ptr(), [k + c, cols], &mut sums[c])
+                        step::<W, M>(panel.data.as_ptr(), x.as_ptr(), [k + c, cols], sums);
                     };
                 }
             }
@@ -124,15 +126,13 @@ fn tile<W: Weight, const M: usize, const C: usize>(
         }
     }
     let [a, b, c, d] = chains;
-    for t in 0..M {
-        for h in 0..2 {
-            let sum = _mm256_add_ps(
-                _mm256_add_ps(a[t][h], b[t][h]),
-                _mm256_add_ps(c[t][h], d[t][h]),
-            );
-            // SAFETY: a row of results is 16 f32.
-            unsafe { _mm256_storeu_ps(out[t].as_mut_ptr().add(8 * h), sum) };
+    for (t, out) in out.iter_mut().enumerate() {
+        let mut rows = [_mm256_setzero_ps(); 2];
+        for (h, row) in rows.iter_mut().enumerate() {
+            let first = _mm256_add_ps(a[t][h], b[t][h]);
+            *row = _mm256_add_ps(first, _mm256_add_ps(c[t][h], d[t][h]));
         }
+        store_rows(rows, out);
     }
 }
 
@@ -152,11 +152,10 @@ unsafe fn step<W: Weight, const M: usize>(
     unsafe {
         let column = weights.add(k * PANEL_ROWS * W::BYTES);
         let w = [W::load(column), W::load(column.add(8 * W::BYTES))];
-        for t in 0..M {
+        for (t, sums) in sums.iter_mut().enumerate() {
             let x = _mm256_set1_ps(*x.add(t * cols + k));
-            for h in 0..2 {
-                sums[t][h] = _mm256_fmadd_ps(w[h], x, sums[t][h]);
-            }
+            sums[0] = _mm256_fmadd_ps(w[0], x, sums[0]);
+            sums[1] = _mm256_fmadd_ps(w[1], x, sums[1]);
         }
     }
 }

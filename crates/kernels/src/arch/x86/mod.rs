@@ -8,6 +8,7 @@ mod acts;
 mod codes;
 mod floats;
 mod format;
+mod run;
 mod tile256;
 mod tile32;
 mod tile8;

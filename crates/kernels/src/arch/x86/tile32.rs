@@ -3,12 +3,11 @@
 use std::arch::x86_64::*;
 
 use super::Span;
-use super::codes::{RUN_CODES, broadcast, for_each_group, group, prefetch, scales};
+use super::codes::{RUN_CODES, broadcast, load_rows, prefetch, scales, store_rows, token_blocks};
 use super::format::Format;
+use super::run::{Lanes, Run, multiply_part, part_groups, parts, start};
 use crate::acts::ActBlock32;
 use crate::matmul::PanelOut;
-
-type Pairs<const M: usize> = [[__m256i; 2]; M];
 
 /// Adds the products of a span to the accumulators of `M` tokens.
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -19,34 +18,34 @@ pub(super) fn tile<F: Format, const M: usize, const EXPANDED: bool>(
     let blocks = span.panel.len() / F::LAYOUT.bytes;
     assert!(acc.len() == M && span.x.len() >= (M - 1) * span.stride + blocks);
     assert!(!EXPANDED || span.codes.len() >= blocks * RUN_CODES);
-    let ones = _mm256_set1_epi16(1);
+    let groups = part_groups::<F>();
     // SAFETY: block b < blocks is inside the panel, inside the expanded codes if there are any,
     // and inside each of the M token rows; all three asserted above. Accumulators are 16 f32.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; M];
         for t in 0..M {
-            sums[t] = [0, 8].map(|row| _mm256_loadu_ps(acc[t].as_ptr().add(row)));
+            sums[t] = load_rows(&acc[t]);
         }
         for b in 0..blocks {
             let block = span.panel.as_ptr().add(b * F::LAYOUT.bytes);
             let codes = span.codes.as_ptr().wrapping_add(b * RUN_CODES);
-            let x: [*const ActBlock32; M] =
-                std::array::from_fn(|t| span.x.as_ptr().add(t * span.stride + b));
+            let x = token_blocks::<ActBlock32, M>(span.x, span.stride, b);
             if !EXPANDED {
                 prefetch(block, F::LAYOUT.bytes);
             }
-            let dots = dots::<F, M, EXPANDED>(block, codes, x);
+            let run = Run {
+                packed: block,
+                codes,
+                groups,
+            };
+            let dots = dots::<F, M, EXPANDED>(run, x);
             let d = scales(block.add(F::LAYOUT.d_at));
             for t in 0..M {
                 let dx = _mm256_set1_ps((*x[t]).scale);
                 for h in 0..2 {
-                    let dot = if F::MADD_K == 32 {
-                        _mm256_madd_epi16(dots[t][h], ones)
-                    } else {
-                        dots[t][h]
-                    };
                     let factor = _mm256_mul_ps(d[h], dx);
-                    sums[t][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), factor, sums[t][h]);
+                    sums[t][h] =
+                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[t][h]), factor, sums[t][h]);
                 }
             }
             if let Some(m_at) = F::LAYOUT.m_at {
@@ -60,75 +59,46 @@ pub(super) fn tile<F: Format, const M: usize, const EXPANDED: bool>(
             }
         }
         for t in 0..M {
-            _mm256_storeu_ps(acc[t].as_mut_ptr(), sums[t][0]);
-            _mm256_storeu_ps(acc[t].as_mut_ptr().add(8), sums[t][1]);
+            store_rows(sums[t], &mut acc[t]);
         }
     }
 }
 
-/// Integer dot products of one block: in 16-bit lane pairs if 32 k fit them, else in 32 bits.
+/// Integer dot products of one block.
 ///
 /// # Safety
-/// `block` is a panel block, `codes` its expanded codes if `EXPANDED`, `x` token blocks.
+/// `run` is a panel block's, with its expanded codes if `EXPANDED`; `x` are token blocks.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn dots<F: Format, const M: usize, const EXPANDED: bool>(
-    block: *const u8,
-    codes: *const u8,
+    run: Run,
     x: [*const ActBlock32; M],
-) -> Pairs<M> {
-    // SAFETY: a run is the first thing in a block; token blocks have 8 dwords of codes.
+) -> Lanes<M> {
+    let ones = _mm256_set1_epi16(1);
+    let mut lanes = [[_mm256_setzero_si256(); 2]; M];
+    let mut codes = [std::ptr::null(); M];
+    // SAFETY: the caller's promise.
     unsafe {
-        let mut lanes = [[_mm256_setzero_si256(); 2]; M];
-        if F::ZERO != 0 {
-            for t in 0..M {
-                let sums = broadcast(&raw const (*x[t]).pair_sums);
-                lanes[t] = [_mm256_mullo_epi16(sums, _mm256_set1_epi16(-F::ZERO)); 2];
+        for t in 0..M {
+            codes[t] = (&raw const (*x[t]).codes).cast::<i8>();
+            if F::ZERO != 0 {
+                lanes[t] = start::<F>(broadcast(&raw const (*x[t]).pair_sums));
             }
         }
-        for_each_group!(0..4, G => {
-            let w = group::<F, G, EXPANDED>(block, codes);
-            multiply_group::<G, M>(w, x, &mut lanes);
-        });
-        if F::MADD_K == 32 {
-            for_each_group!(4..8, G => {
-                let w = group::<F, G, EXPANDED>(block, codes);
-                multiply_group::<G, M>(w, x, &mut lanes);
-            });
-            return lanes;
-        }
+        multiply_part::<F, M, EXPANDED, 0>(run, codes, &mut lanes);
         let mut second = [[_mm256_setzero_si256(); 2]; M];
-        for_each_group!(4..8, G => {
-            let w = group::<F, G, EXPANDED>(block, codes);
-            multiply_group::<G, M>(w, x, &mut second);
-        });
-        let ones = _mm256_set1_epi16(1);
+        if parts::<F>() == 2 {
+            multiply_part::<F, M, EXPANDED, 1>(run, codes, &mut second);
+        }
         for t in 0..M {
             for h in 0..2 {
-                lanes[t][h] = _mm256_add_epi32(
-                    _mm256_madd_epi16(lanes[t][h], ones),
-                    _mm256_madd_epi16(second[t][h], ones),
-                );
+                lanes[t][h] = _mm256_madd_epi16(lanes[t][h], ones);
+                if parts::<F>() == 2 {
+                    let dot = _mm256_madd_epi16(second[t][h], ones);
+                    lanes[t][h] = _mm256_add_epi32(lanes[t][h], dot);
+                }
             }
         }
-        lanes
     }
-}
-
-/// # Safety
-/// `x` are token blocks.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn multiply_group<const G: usize, const M: usize>(
-    w: [__m256i; 2],
-    x: [*const ActBlock32; M],
-    lanes: &mut Pairs<M>,
-) {
-    for t in 0..M {
-        // SAFETY: a token block has 8 dwords of codes.
-        let x = unsafe { broadcast((&raw const (*x[t]).codes).cast::<i8>().add(4 * G)) };
-        for h in 0..2 {
-            lanes[t][h] = _mm256_add_epi16(lanes[t][h], _mm256_maddubs_epi16(w[h], x));
-        }
-    }
+    lanes
 }

@@ -4,9 +4,12 @@
 //! 128 as unsigned, x is never -128, and two products are at most 2 * 128 * 127 = 32512: exact.
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 use super::Span;
-use super::codes::{GROUP_BYTES, broadcast, load, prefetch, scales};
+use super::codes::{
+    GROUP_BYTES, broadcast, load, load_rows, prefetch, scales, store_rows, token_blocks,
+};
 use super::format::{Format, Q8_0};
 use crate::acts::ActBlock32;
 use crate::matmul::PanelOut;
@@ -17,23 +20,24 @@ pub(super) fn tile<const M: usize>(span: &Span<'_, ActBlock32>, acc: &mut PanelO
     let layout = Q8_0::LAYOUT;
     let blocks = span.panel.len() / layout.bytes;
     assert!(acc.len() == M && span.x.len() >= (M - 1) * span.stride + blocks);
+    // As in `part_groups`: this must stay a loop.
+    let groups = black_box(8);
     // SAFETY: block b < blocks is inside the panel and inside each of the M token rows, asserted
     // above. A panel block starts with 8 groups of 64 bytes. Accumulators are 16 f32.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); 2]; M];
         for t in 0..M {
-            sums[t] = [0, 8].map(|row| _mm256_loadu_ps(acc[t].as_ptr().add(row)));
+            sums[t] = load_rows(&acc[t]);
         }
         for b in 0..blocks {
             let block = span.panel.as_ptr().add(b * layout.bytes);
-            let x: [*const ActBlock32; M] =
-                std::array::from_fn(|t| span.x.as_ptr().add(t * span.stride + b));
+            let x = token_blocks::<ActBlock32, M>(span.x, span.stride, b);
             prefetch(block, layout.bytes);
             let mut dots = [[_mm256_setzero_si256(); 2]; M];
-            for group in 0..8 {
+            for group in 0..groups {
                 let codes = block.add(group * GROUP_BYTES);
                 let w = [load(codes), load(codes.add(32))];
-                let size = w.map(|w| _mm256_abs_epi8(w));
+                let size = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
                 for t in 0..M {
                     let x = broadcast((&raw const (*x[t]).codes).cast::<i8>().add(4 * group));
                     for h in 0..2 {
@@ -54,8 +58,7 @@ pub(super) fn tile<const M: usize>(span: &Span<'_, ActBlock32>, acc: &mut PanelO
             }
         }
         for t in 0..M {
-            _mm256_storeu_ps(acc[t].as_mut_ptr(), sums[t][0]);
-            _mm256_storeu_ps(acc[t].as_mut_ptr().add(8), sums[t][1]);
+            store_rows(sums[t], &mut acc[t]);
         }
     }
 }
