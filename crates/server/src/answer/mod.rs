@@ -1,0 +1,122 @@
+//! The two shapes an answer has, each whole and in pieces.
+
+mod chat;
+mod completion;
+mod stream;
+
+pub(crate) use chat::ChatAnswer;
+pub(crate) use completion::CompletionAnswer;
+
+use axum::Json;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use kvist_engine::{Delta, EngineHandle, Finished, StoppedBy};
+use serde::Serialize;
+
+use self::stream::AnswerStream;
+use crate::body::BodyShare;
+use crate::error::ApiError;
+use crate::generate::{Output, Tally, collect, submit};
+use crate::state::{App, Ticket, now_seconds};
+use crate::validate::{Call, Delivery};
+use crate::wire::common::{StopReason, Usage};
+
+/// How one endpoint words its answers.
+pub(crate) trait Answer: Send + Unpin + 'static {
+    /// The request field that holds the prompt.
+    const PROMPT_FIELD: &'static str;
+    /// What a whole answer is.
+    type Whole: Serialize;
+
+    /// What is the same in all pieces.
+    fn heading(&self) -> &Heading;
+    /// All alternatives at once, in order.
+    fn whole(self, outputs: Vec<Output>, usage: Usage) -> Self::Whole;
+    /// The piece an alternative begins with, if any.
+    fn opening(&mut self, index: usize) -> Option<EventResult>;
+    /// New output of an alternative; `None` if there is nothing to see.
+    fn delta(&mut self, index: usize, delta: Delta) -> Option<EventResult>;
+    /// The end of an alternative: the only piece with a finish reason.
+    fn end(&mut self, index: usize, finished: &Finished) -> EventResult;
+    /// What all alternatives took.
+    fn usage(&mut self, usage: Usage) -> EventResult;
+}
+
+/// A piece of a stream; writing one as JSON does not fail in practice, but the type says it may.
+pub(crate) type EventResult = Result<Event, axum::Error>;
+
+/// What is the same in all pieces of an answer.
+#[derive(Clone, Debug)]
+pub(crate) struct Heading {
+    pub(crate) id: String,
+    pub(crate) created: u64,
+    pub(crate) model: String,
+}
+
+impl Heading {
+    pub(crate) fn new(app: &App, ticket: Ticket, prefix: &str) -> Self {
+        Self {
+            id: ticket.id(prefix),
+            created: now_seconds(),
+            model: app.model_name().to_owned(),
+        }
+    }
+}
+
+/// Runs a call, whose body's share of memory is `share`, and answers it. Dropping the future or the response's body cancels the call.
+pub(crate) async fn answer<A: Answer>(
+    app: &App,
+    call: Call,
+    answer: A,
+    share: BodyShare,
+) -> Result<Response, ApiError> {
+    let Call {
+        delivery, choices, ..
+    } = call;
+    let handles = submit(app, call, A::PROMPT_FIELD).await?;
+    // The prompts are tokens now; what they were received in is gone.
+    drop(share);
+    let mut tally = Tally::new(choices);
+    match delivery {
+        Delivery::Whole => {
+            let mut outputs = Vec::with_capacity(handles.len());
+            for (index, handle) in handles.into_iter().enumerate() {
+                let output = collect(handle, &answer.heading().id).await?;
+                tally.add(index, &output.finished);
+                outputs.push(output);
+            }
+            Ok(Json(answer.whole(outputs, tally.usage())).into_response())
+        }
+        Delivery::Stream(usage) => {
+            let stream = AnswerStream::new(answer, handles, stream::End { usage, tally });
+            let ping = KeepAlive::new().interval(app.limits.stream_ping_interval);
+            Ok(Sse::new(stream).keep_alive(ping).into_response())
+        }
+    }
+}
+
+/// The caller's stop condition that matched, on the wire.
+fn stop_reason(finished: &Finished) -> Option<StopReason> {
+    finished
+        .stopped_by
+        .as_ref()
+        .map(|stopped_by| match stopped_by {
+            StoppedBy::Text(text) => StopReason::Text(text.clone()),
+            StoppedBy::Token(token) => StopReason::Token(token.0),
+        })
+}
+
+/// Bytes as text, each byte that is not UTF-8 marked.
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Where token texts come from.
+#[derive(Clone, Debug)]
+struct Vocabulary(EngineHandle);
+
+impl Vocabulary {
+    fn bytes(&self, token: kvist_base::TokenId) -> Vec<u8> {
+        self.0.token_bytes(token)
+    }
+}

@@ -1,0 +1,147 @@
+//! An answer as server-sent events.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::response::sse::Event;
+use futures_core::Stream;
+use kvist_engine::{RequestHandle, StreamEvent};
+
+use super::{Answer, EventResult};
+use crate::error::ApiError;
+use crate::generate::Tally;
+use crate::validate::StreamUsage;
+
+/// What a stream ends with.
+pub(super) struct End {
+    pub(super) usage: StreamUsage,
+    pub(super) tally: Tally,
+}
+
+/// Pieces of all alternatives as they come, then usage if asked for, then `[DONE]`.
+///
+/// A fault ends the stream with an error object and without `[DONE]`, which is how OpenAI's clients
+/// tell a broken answer from a whole one. Dropping the stream cancels what is still running.
+pub(super) struct AnswerStream<A> {
+    answer: A,
+    alternatives: Vec<Alternative>,
+    ready: VecDeque<EventResult>,
+    end: End,
+    state: State,
+}
+
+/// One alternative.
+enum Alternative {
+    /// Nothing came yet.
+    Silent(RequestHandle),
+    /// Its opening was sent.
+    Open(RequestHandle),
+    /// Its end was sent.
+    Ended,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    /// Alternatives are running.
+    Running,
+    /// All that will be sent is in `ready`.
+    Closed,
+}
+
+impl<A: Answer> AnswerStream<A> {
+    pub(super) fn new(answer: A, handles: Vec<RequestHandle>, end: End) -> Self {
+        Self {
+            answer,
+            alternatives: handles.into_iter().map(Alternative::Silent).collect(),
+            ready: VecDeque::new(),
+            end,
+            state: State::Running,
+        }
+    }
+
+    /// Takes what every alternative has to say now; each will wake the task when it has more.
+    fn gather(&mut self, context: &mut Context<'_>) {
+        for index in 0..self.alternatives.len() {
+            while let Alternative::Silent(handle) | Alternative::Open(handle) =
+                &mut self.alternatives[index]
+            {
+                let Poll::Ready(event) = handle.poll_next(context) else {
+                    break;
+                };
+                self.take(index, event);
+            }
+        }
+        if self.state == State::Running
+            && self
+                .alternatives
+                .iter()
+                .all(|each| matches!(each, Alternative::Ended))
+        {
+            self.close();
+        }
+    }
+
+    fn take(&mut self, index: usize, event: Option<StreamEvent>) {
+        match event {
+            Some(StreamEvent::Delta(delta)) => {
+                self.open(index);
+                self.ready.extend(self.answer.delta(index, delta));
+            }
+            Some(StreamEvent::Finished(finished)) => {
+                self.open(index);
+                self.end.tally.add(index, &finished);
+                self.ready.push_back(self.answer.end(index, &finished));
+                self.alternatives[index] = Alternative::Ended;
+            }
+            Some(StreamEvent::Failed(fault)) => {
+                self.fail(&ApiError::failed(&self.answer.heading().id, Some(&fault)));
+            }
+            None => self.fail(&ApiError::failed(&self.answer.heading().id, None)),
+        }
+    }
+
+    /// Sends the opening of an alternative before its first event.
+    fn open(&mut self, index: usize) {
+        let alternative = &mut self.alternatives[index];
+        match std::mem::replace(alternative, Alternative::Ended) {
+            Alternative::Silent(handle) => {
+                *alternative = Alternative::Open(handle);
+                self.ready.extend(self.answer.opening(index));
+            }
+            other => *alternative = other,
+        }
+    }
+
+    fn close(&mut self) {
+        if self.end.usage == StreamUsage::Include {
+            self.ready
+                .push_back(self.answer.usage(self.end.tally.usage()));
+        }
+        self.ready.push_back(Ok(Event::default().data("[DONE]")));
+        self.state = State::Closed;
+    }
+
+    fn fail(&mut self, error: &ApiError) {
+        self.alternatives.clear();
+        self.ready
+            .push_back(Event::default().json_data(error.body()));
+        self.state = State::Closed;
+    }
+}
+
+impl<A: Answer> Stream for AnswerStream<A> {
+    type Item = EventResult;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<EventResult>> {
+        let this = self.get_mut();
+        if this.ready.is_empty() && this.state == State::Running {
+            this.gather(context);
+        }
+        match this.ready.pop_front() {
+            Some(event) => Poll::Ready(Some(event)),
+            None if this.state == State::Closed => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}

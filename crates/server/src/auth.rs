@@ -1,0 +1,144 @@
+//! API keys.
+
+use std::hint::black_box;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::error::ApiError;
+use crate::state::App;
+
+/// Keys are compared over at least this many bytes, so that time does not tell how long they are.
+const WIDTH_MIN: usize = 256;
+
+/// The keys that open the server.
+pub(crate) struct Keys {
+    keys: Vec<Box<[u8]>>,
+}
+
+impl std::fmt::Debug for Keys {
+    /// How many, never which.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keys({})", self.keys.len())
+    }
+}
+
+impl Keys {
+    pub(crate) fn new(keys: &[String]) -> Self {
+        Self {
+            keys: keys.iter().map(|key| key.as_bytes().into()).collect(),
+        }
+    }
+
+    /// Whether a request with these headers may pass.
+    fn admit(&self, headers: &HeaderMap) -> bool {
+        if self.keys.is_empty() {
+            return true;
+        }
+        let Some(given) = presented(headers) else {
+            return false;
+        };
+        let mut admitted = false;
+        for key in &self.keys {
+            // Every key is compared, so that time does not tell which one nearly matched. An empty
+            // key would open the door to everyone who sends an empty header; it opens it to nobody.
+            admitted |= ct_eq(key, given) & !key.is_empty();
+        }
+        admitted
+    }
+}
+
+/// The key a client presents: as a bearer token, or in Anthropic's header.
+fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, token) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        return scheme
+            .eq_ignore_ascii_case(b"Bearer ")
+            .then(|| token.trim_ascii());
+    }
+    headers.get("x-api-key").map(|value| value.as_bytes())
+}
+
+/// Whether two byte strings are equal, in time that depends on the longer one's length, and on
+/// nothing at all below [`WIDTH_MIN`].
+fn ct_eq(secret: &[u8], given: &[u8]) -> bool {
+    let width = secret.len().max(given.len()).max(WIDTH_MIN);
+    let at = |bytes: &[u8], idx: usize| bytes.get(idx).copied().unwrap_or(0);
+    let mut difference = secret.len() ^ given.len();
+    for idx in 0..width {
+        difference |= usize::from(at(secret, idx) ^ at(given, idx));
+        // Keeps the loop from being ended early once the answer is known.
+        difference = black_box(difference);
+    }
+    difference == 0
+}
+
+/// Turns away requests without a key.
+pub(crate) async fn require_key(State(app): State<App>, request: Request, next: Next) -> Response {
+    if app.keys.admit(request.headers()) {
+        next.run(request).await
+    } else {
+        ApiError::Unauthorized.into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn admits(keys: &[&str], name: &'static str, value: &'static [u8]) -> bool {
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_bytes(value).unwrap());
+        Keys::new(&keys).admit(&headers)
+    }
+
+    #[test]
+    fn either_header_opens_with_any_of_the_keys() {
+        for header in [&b"Bearer one"[..], b"bearer two", b"Bearer  two "] {
+            assert!(admits(&["one", "two"], "authorization", header));
+        }
+        assert!(admits(&["one", "two"], "x-api-key", b"two"));
+    }
+
+    #[test]
+    fn near_misses_do_not_open() {
+        let given: [&[u8]; 8] = [
+            b"Bearer",
+            b"Bearer ",
+            b"Bearer on",
+            b"Bearer onee",
+            b"Bearer ONE",
+            b"Basic one",
+            b"one",
+            b"Bearer one,one",
+        ];
+        for value in given {
+            assert!(!admits(&["one"], "authorization", value), "{value:?}");
+        }
+        assert!(!admits(&["one"], "x-api-key", b"Bearer one"));
+    }
+
+    #[test]
+    fn an_empty_key_opens_nothing() {
+        assert!(!admits(&[""], "x-api-key", b""));
+        assert!(!admits(&[""], "authorization", b"Bearer "));
+    }
+
+    #[test]
+    fn comparison_sees_every_byte_and_the_length() {
+        let secret: Vec<u8> = (0..=255).chain(0..100).collect();
+        assert!(ct_eq(&secret, &secret));
+        for idx in 0..secret.len() {
+            let mut given = secret.clone();
+            given[idx] ^= 1;
+            assert!(!ct_eq(&secret, &given), "byte {idx}");
+            assert!(!ct_eq(&secret, &secret[..idx]), "prefix {idx}");
+        }
+        assert!(!ct_eq(b"key", b"key\0"));
+    }
+}

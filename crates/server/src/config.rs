@@ -1,0 +1,72 @@
+//! What the server is told at start.
+
+use std::time::{Duration, SystemTime};
+
+use kvist_base::Bytes;
+
+/// How the API is served.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Names a request may put into `model`; answers carry the first. Without any, the model file's
+    /// own name is used.
+    pub served_names: Vec<String>,
+    /// Keys, any of which opens every route. Without any, everything is open.
+    pub api_keys: Vec<String>,
+    /// Bounds on what a client can make the server hold.
+    pub limits: HttpLimits,
+    /// What `GET /version` says.
+    pub version: &'static str,
+    /// When the server was started. Response ids begin with it, so that they stay unique over restarts.
+    pub started: SystemTime,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            served_names: Vec::new(),
+            api_keys: Vec::new(),
+            limits: HttpLimits::default(),
+            version: env!("CARGO_PKG_VERSION"),
+            started: SystemTime::now(),
+        }
+    }
+}
+
+/// Bounds on what a client can make the server hold. At each of them the client is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Largest request body: beyond it 413.
+    pub body_bytes_max: Bytes,
+    /// All bodies being received or tokenised together: beyond it 429.
+    pub bodies_bytes_max: Bytes,
+    /// Time a body may take to arrive: beyond it 408.
+    pub body_time_max: Duration,
+    /// Open connections: beyond it new ones wait to be accepted.
+    pub connections_max: usize,
+    /// Time a client may leave an answer unread before its connection is closed and its request cancelled.
+    pub stall_time_max: Duration,
+    /// Time requests may go on after shutdown was asked for.
+    pub drain_time_max: Duration,
+    /// Silence on a stream after which a comment is sent, so that proxies keep it open.
+    pub stream_ping_interval: Duration,
+    /// Prompts in one plain completion request.
+    pub prompts_max: usize,
+    /// Alternatives (`n`) for each prompt.
+    pub choices_max: usize,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            body_bytes_max: Bytes::MIB * 4,
+            bodies_bytes_max: Bytes::MIB * 32,
+            body_time_max: Duration::from_secs(30),
+            connections_max: 1024,
+            stall_time_max: Duration::from_secs(30),
+            drain_time_max: Duration::from_secs(30),
+            stream_ping_interval: Duration::from_secs(10),
+            prompts_max: 64,
+            choices_max: 16,
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! What a client is told when something goes wrong: one row each of status, type, code and field.
+
+use axum::Json;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use kvist_base::Bytes as Size;
+use kvist_engine::{EngineFault, RequestError, SubmitError};
+use thiserror::Error;
+
+use crate::wire::error::{ErrorBody, ErrorDetail};
+use crate::wire::read::ReadError;
+
+/// Everything that is answered with an error.
+#[derive(Debug, Error)]
+pub(crate) enum ApiError {
+    /// The body is not JSON or a field has the wrong type.
+    #[error(transparent)]
+    Unreadable(#[from] ReadError),
+    /// A field that must be there is not.
+    #[error("{field} is required: {hint}")]
+    Missing {
+        field: &'static str,
+        hint: &'static str,
+    },
+    /// A field is outside its limit.
+    #[error("{field} must be {limit}, but is {given}")]
+    OutOfRange {
+        field: String,
+        limit: String,
+        given: String,
+    },
+    /// A field or value whose effect we do not have. Never ignored: the answer would not be what was asked for.
+    #[error("{field} is not supported{hint}")]
+    Unsupported { field: String, hint: &'static str },
+    /// Two fields that contradict each other.
+    #[error("{field} cannot be used {reason}")]
+    Conflict {
+        field: &'static str,
+        reason: &'static str,
+    },
+    /// The engine refused the request. `field` is in the words of the endpoint asked.
+    #[error("{source}")]
+    Refused {
+        field: &'static str,
+        source: RequestError,
+    },
+    /// One request asks for more sequences than the engine ever takes at once.
+    #[error("this request asks for {given} outputs at once, but the engine takes {limit}")]
+    TooManySequences { limit: usize, given: usize },
+    /// No key, or a wrong one.
+    #[error("a valid API key is required: send Authorization: Bearer KEY, or x-api-key: KEY")]
+    Unauthorized,
+    /// A model name nobody serves.
+    #[error("model {given:?} is not served here; use one of: {}", .served.join(", "))]
+    UnknownModel { given: String, served: Vec<String> },
+    /// A path nobody serves.
+    #[error("no such route: {method} {path}")]
+    UnknownRoute { method: String, path: String },
+    /// A path that is served under other methods.
+    #[error("{method} is not allowed on {path}")]
+    MethodNotAllowed { method: String, path: String },
+    /// A body that does not claim to be plain JSON.
+    #[error("{header} {given:?} is not supported: send uncompressed application/json")]
+    UnsupportedMedia { header: &'static str, given: String },
+    /// The body is too large.
+    #[error("the request body is larger than {limit}")]
+    BodyTooLarge { limit: Size },
+    /// The body did not arrive in time.
+    #[error("the request body did not arrive within {seconds} s")]
+    BodyTooSlow { seconds: u64 },
+    /// The connection broke while the body was being read.
+    #[error("the request body could not be read")]
+    BodyBroken,
+    /// Too many bytes of request bodies are being held.
+    #[error("the server is receiving too much at once; try again")]
+    ReceivingTooMuch,
+    /// The engine's queue is full.
+    #[error(
+        "the engine is full: {in_flight} requests in flight, {in_flight_max} allowed; try again"
+    )]
+    Overloaded {
+        in_flight: usize,
+        in_flight_max: usize,
+    },
+    /// The engine takes nothing new.
+    #[error("the server is shutting down")]
+    Draining,
+    /// Our fault. What happened is in the log, under this id.
+    #[error("internal error; the server log has the details under {id}")]
+    Fault { id: String },
+    /// The engine has failed for good.
+    #[error("the engine has stopped after a fault; the server must be restarted")]
+    EngineStopped,
+}
+
+/// The fixed part of an error: what it is, apart from its message.
+struct Kind {
+    status: StatusCode,
+    kind: &'static str,
+    code: &'static str,
+}
+
+const fn kind(status: StatusCode, kind: &'static str, code: &'static str) -> Kind {
+    Kind { status, kind, code }
+}
+
+/// `type` of every error the client can fix.
+const INVALID: &str = "invalid_request_error";
+/// Seconds after which a refused client may try again. One step takes well under that.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+impl ApiError {
+    fn kind(&self) -> Kind {
+        use StatusCode as S;
+        match self {
+            Self::Unreadable(ReadError::Syntax { .. }) => {
+                kind(S::BAD_REQUEST, INVALID, "invalid_json")
+            }
+            Self::Unreadable(ReadError::Field { .. }) => {
+                kind(S::BAD_REQUEST, INVALID, "invalid_type")
+            }
+            Self::Missing { .. } => kind(S::BAD_REQUEST, INVALID, "missing_required_parameter"),
+            Self::OutOfRange { .. } | Self::Conflict { .. } | Self::TooManySequences { .. } => {
+                kind(S::BAD_REQUEST, INVALID, "invalid_value")
+            }
+            Self::Unsupported { .. } => kind(S::BAD_REQUEST, INVALID, "unsupported_parameter"),
+            Self::Refused { source, .. } => kind(S::BAD_REQUEST, INVALID, refusal_code(source)),
+            Self::Unauthorized => kind(S::UNAUTHORIZED, "authentication_error", "invalid_api_key"),
+            Self::UnknownModel { .. } => kind(S::NOT_FOUND, "not_found_error", "model_not_found"),
+            Self::UnknownRoute { .. } => kind(S::NOT_FOUND, "not_found_error", "route_not_found"),
+            Self::MethodNotAllowed { .. } => {
+                kind(S::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed")
+            }
+            Self::UnsupportedMedia { .. } => {
+                kind(S::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type")
+            }
+            Self::BodyTooLarge { .. } => kind(S::PAYLOAD_TOO_LARGE, INVALID, "request_too_large"),
+            Self::BodyTooSlow { .. } => {
+                kind(S::REQUEST_TIMEOUT, "timeout_error", "request_timeout")
+            }
+            Self::BodyBroken => kind(S::BAD_REQUEST, INVALID, "incomplete_body"),
+            Self::ReceivingTooMuch | Self::Overloaded { .. } => {
+                kind(S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full")
+            }
+            Self::Draining => kind(
+                S::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "shutting_down",
+            ),
+            Self::Fault { .. } => kind(S::INTERNAL_SERVER_ERROR, "server_error", "internal_error"),
+            Self::EngineStopped => kind(S::INTERNAL_SERVER_ERROR, "server_error", "engine_stopped"),
+        }
+    }
+
+    /// The request field at fault.
+    fn param(&self) -> Option<String> {
+        match self {
+            Self::Unreadable(ReadError::Field { path, .. }) => Some(path.clone()),
+            Self::OutOfRange { field, .. } | Self::Unsupported { field, .. } => Some(field.clone()),
+            Self::Missing { field, .. }
+            | Self::Conflict { field, .. }
+            | Self::Refused { field, .. } => Some((*field).to_owned()),
+            Self::TooManySequences { .. } => Some("n".to_owned()),
+            Self::UnknownModel { .. } => Some("model".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// The JSON a client reads, in a response or in a stream that has already begun.
+    pub(crate) fn body(&self) -> ErrorBody {
+        ErrorBody {
+            error: ErrorDetail {
+                message: self.to_string(),
+                kind: self.kind().kind,
+                param: self.param(),
+                code: self.kind().code,
+            },
+        }
+    }
+
+    /// A request the engine did not take. `sequences` is how many the client asked for at once.
+    pub(crate) fn refused(
+        error: SubmitError,
+        prompt_field: &'static str,
+        sequences: usize,
+    ) -> Self {
+        match error {
+            SubmitError::Invalid(source) => {
+                let field = match source.field() {
+                    "prompt" => prompt_field,
+                    other => other,
+                };
+                Self::Refused { field, source }
+            }
+            SubmitError::Overloaded { in_flight_max, .. } if sequences > in_flight_max => {
+                Self::TooManySequences {
+                    limit: in_flight_max,
+                    given: sequences,
+                }
+            }
+            SubmitError::Overloaded {
+                in_flight,
+                in_flight_max,
+            } => Self::Overloaded {
+                in_flight,
+                in_flight_max,
+            },
+            SubmitError::Draining => Self::Draining,
+            SubmitError::Stopped(_) => Self::EngineStopped,
+        }
+    }
+
+    /// A request the engine took and could not finish. The fault goes to the log; the client gets an id.
+    pub(crate) fn failed(id: &str, fault: Option<&EngineFault>) -> Self {
+        match fault {
+            Some(fault) => tracing::error!(id, %fault, "request failed"),
+            None => tracing::error!(id, "the engine went away before the request ended"),
+        }
+        Self::Fault { id: id.to_owned() }
+    }
+}
+
+/// OpenAI's code where it has one.
+fn refusal_code(error: &RequestError) -> &'static str {
+    match error {
+        RequestError::ContextExceeded { .. } | RequestError::PromptTooLarge { .. } => {
+            "context_length_exceeded"
+        }
+        RequestError::PoolExceeded { .. } => "kv_capacity_exceeded",
+        RequestError::NoChatTemplate => "no_chat_template",
+        _ => "invalid_value",
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Kind { status, .. } = self.kind();
+        let mut headers = HeaderMap::new();
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                let seconds = HeaderValue::from_static(RETRY_AFTER_SECONDS);
+                headers.insert(header::RETRY_AFTER, seconds);
+            }
+            _ => {}
+        }
+        (status, headers, Json(self.body())).into_response()
+    }
+}

@@ -1,0 +1,240 @@
+//! Which path does what.
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use kvist_engine::EngineStatus;
+use serde_json::json;
+
+use crate::answer::{ChatAnswer, CompletionAnswer, answer};
+use crate::auth::require_key;
+use crate::body::{self, Received};
+use crate::error::ApiError;
+use crate::metrics;
+use crate::state::{App, Ticket, now_seconds};
+use crate::validate::{self, Circumstances};
+use crate::wire::chat::ChatCompletionRequest;
+use crate::wire::completion::CompletionRequest;
+use crate::wire::models::{ModelCard, ModelList};
+use crate::wire::read::read_request;
+
+/// Names fields that were sent and did nothing.
+const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-kvist-ignored-fields");
+/// Names a request in the log; taken from the client if it sends one.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Every route. Whatever is not listed in `open` needs a key, unknown paths included.
+pub(crate) fn routes(app: App) -> Router {
+    let open = Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready));
+    let guarded = Router::new()
+        .route("/v1/chat/completions", post(chat_completions))
+        .route("/v1/completions", post(completions))
+        .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics_page))
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(app.clone(), require_key));
+    open.method_not_allowed_fallback(method_not_allowed)
+        .merge(guarded)
+        .layer(from_fn_with_state(app.clone(), name_request))
+        .with_state(app)
+}
+
+async fn chat_completions(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let ticket = app.ticket();
+    let Received { bytes, share } = body::receive(&app, request).await?;
+    let received = read_request::<ChatCompletionRequest>(&bytes)?;
+    drop(bytes);
+    app.check_model(received.body.generation.model.as_deref())?;
+    let mut call = validate::chat(received, circumstances(&app, ticket))?;
+    let ignored = std::mem::take(&mut call.ignored);
+    let words = ChatAnswer::new(&app, &call, ticket);
+    let response = answer(&app, call, words, share).await?;
+    Ok(report_ignored(response, &ignored))
+}
+
+async fn completions(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let ticket = app.ticket();
+    let Received { bytes, share } = body::receive(&app, request).await?;
+    let received = read_request::<CompletionRequest>(&bytes)?;
+    drop(bytes);
+    app.check_model(received.body.generation.model.as_deref())?;
+    let mut call = validate::completion(received, circumstances(&app, ticket))?;
+    let ignored = std::mem::take(&mut call.ignored);
+    let words = CompletionAnswer::new(&app, &call, ticket);
+    let response = answer(&app, call, words, share).await?;
+    Ok(report_ignored(response, &ignored))
+}
+
+fn circumstances(app: &App, ticket: Ticket) -> Circumstances<'_> {
+    Circumstances {
+        limits: &app.limits,
+        vocab_len: app.engine.info().vocab_len,
+        seed: ticket.seed(),
+        now_seconds: now_seconds(),
+    }
+}
+
+/// Tells the client and the operator which fields did nothing.
+fn report_ignored(mut response: Response, ignored: &[String]) -> Response {
+    if ignored.is_empty() {
+        return response;
+    }
+    let names = header_list(ignored);
+    tracing::warn!(fields = %names, "request fields without effect");
+    if let Ok(value) = HeaderValue::from_str(&names) {
+        response.headers_mut().insert(IGNORED_FIELDS, value);
+    }
+    response
+}
+
+/// Names as a header value: printable ASCII, a few hundred bytes at most.
+fn header_list(names: &[String]) -> String {
+    const NAMES_MAX: usize = 16;
+    const NAME_CHARS_MAX: usize = 64;
+    let tame = |c: char| {
+        if c.is_ascii_graphic() && c != ',' {
+            c
+        } else {
+            '?'
+        }
+    };
+    let mut list: Vec<String> = names
+        .iter()
+        .take(NAMES_MAX)
+        .map(|name| name.chars().take(NAME_CHARS_MAX).map(tame).collect())
+        .collect();
+    if names.len() > NAMES_MAX {
+        list.push("...".to_owned());
+    }
+    list.join(", ")
+}
+
+async fn models(State(app): State<App>) -> Json<ModelList> {
+    let data = app
+        .served_names()
+        .iter()
+        .map(|name| card(&app, name))
+        .collect();
+    Json(ModelList {
+        object: "list",
+        data,
+    })
+}
+
+async fn model(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelCard>, ApiError> {
+    app.check_model(Some(&id))?;
+    Ok(Json(card(&app, &id)))
+}
+
+fn card(app: &App, name: &str) -> ModelCard {
+    let info = app.engine.info();
+    ModelCard {
+        id: name.to_owned(),
+        object: "model",
+        created: app.started_seconds(),
+        owned_by: "kvist",
+        root: info.name.clone(),
+        parent: None,
+        max_model_len: info.model_len.0,
+    }
+}
+
+/// Whether the process is of any use: a supervisor restarts it otherwise.
+async fn health(State(app): State<App>) -> Response {
+    match app.engine.status() {
+        EngineStatus::Ready | EngineStatus::Draining => {
+            Json(json!({"status": "ok"})).into_response()
+        }
+        EngineStatus::Failed(_) => unavailable(ApiError::EngineStopped),
+    }
+}
+
+/// Whether to send requests here.
+async fn ready(State(app): State<App>) -> Response {
+    match app.engine.status() {
+        EngineStatus::Ready => Json(json!({"status": "ready"})).into_response(),
+        EngineStatus::Draining => ApiError::Draining.into_response(),
+        EngineStatus::Failed(_) => unavailable(ApiError::EngineStopped),
+    }
+}
+
+/// A probe wants 503 for everything that is not well.
+fn unavailable(error: ApiError) -> Response {
+    let mut response = error.into_response();
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response
+}
+
+async fn version(State(app): State<App>) -> Response {
+    Json(json!({"version": app.version})).into_response()
+}
+
+async fn metrics_page(State(app): State<App>) -> Response {
+    let text = metrics::render(app.model_name(), app.engine.info(), &app.engine.metrics());
+    ([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], text).into_response()
+}
+
+async fn unknown_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::UnknownRoute {
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+    }
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::MethodNotAllowed {
+        method: method.to_string(),
+        path: uri.path().to_owned(),
+    }
+}
+
+/// Every response carries an id: the client's own, if it is sane, or a new one.
+async fn name_request(State(app): State<App>, request: Request, next: Next) -> Response {
+    let id = match request.headers().get(&REQUEST_ID) {
+        Some(id) if is_sane_id(id.as_bytes()) => Some(id.clone()),
+        _ => HeaderValue::from_str(&app.ticket().id("req")).ok(),
+    };
+    let mut response = next.run(request).await;
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+fn is_sane_id(id: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    (1..=128).contains(&id.len()) && id.iter().all(is_plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_names_cannot_break_a_header() {
+        let names = ["plain", "a\r\nSet-Cookie: x", "é,", &"x".repeat(100)].map(str::to_owned);
+        let expected = format!("plain, a??Set-Cookie:?x, ??, {}", "x".repeat(64));
+        assert_eq!(header_list(&names), expected);
+        assert!(header_list(&vec!["a".to_owned(); 17]).ends_with("a, ..."));
+    }
+
+    #[test]
+    fn only_tame_ids_are_echoed() {
+        assert!(is_sane_id(b"abc.DEF_1-2"));
+        for id in [&b""[..], b"a b", b"a\"b", &[b'a'; 129]] {
+            assert!(!is_sane_id(id));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What every handler shares.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kvist_base::mix64;
+use kvist_engine::EngineHandle;
+use tokio::sync::Semaphore;
+
+use crate::auth::Keys;
+use crate::config::{HttpLimits, ServerConfig};
+use crate::error::ApiError;
+
+/// Large prompts tokenised at a time. More would take the cores from the engine.
+const TOKENISING_MAX: usize = 2;
+
+/// What every handler shares. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct App(Arc<Shared>);
+
+/// The inside of [`App`].
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) engine: EngineHandle,
+    pub(crate) limits: HttpLimits,
+    pub(crate) version: &'static str,
+    pub(crate) keys: Keys,
+    /// Bytes of bodies that may still be received, in units of [`BODY_UNIT_BYTES`].
+    pub(crate) bodies: Arc<Semaphore>,
+    pub(crate) tokenising: Arc<Semaphore>,
+    /// Never empty; the first is the one answers carry.
+    served_names: Vec<String>,
+    started: SystemTime,
+    issued: AtomicU64,
+}
+
+/// Bodies are accounted for in pieces of this size.
+pub(crate) const BODY_UNIT_BYTES: usize = 1024;
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl App {
+    pub(crate) fn new(engine: EngineHandle, config: ServerConfig) -> Self {
+        let mut served_names = config.served_names;
+        if served_names.is_empty() {
+            served_names.push(engine.info().name.clone());
+        }
+        let unit = BODY_UNIT_BYTES as u64;
+        let body_units = usize::try_from(config.limits.bodies_bytes_max.0 / unit)
+            .unwrap_or(usize::MAX)
+            .min(Semaphore::MAX_PERMITS);
+        Self(Arc::new(Shared {
+            engine,
+            version: config.version,
+            keys: Keys::new(&config.api_keys),
+            bodies: Arc::new(Semaphore::new(body_units)),
+            tokenising: Arc::new(Semaphore::new(TOKENISING_MAX)),
+            served_names,
+            started: config.started,
+            issued: AtomicU64::new(0),
+            limits: config.limits,
+        }))
+    }
+}
+
+impl Shared {
+    /// The name answers carry.
+    pub(crate) fn model_name(&self) -> &str {
+        &self.served_names[0]
+    }
+
+    /// Every name a request may use.
+    pub(crate) fn served_names(&self) -> &[String] {
+        &self.served_names
+    }
+
+    /// Whether `given`, or nothing in particular, is served here.
+    pub(crate) fn check_model(&self, given: Option<&str>) -> Result<(), ApiError> {
+        match given {
+            Some(given) if !self.served_names.iter().any(|name| name == given) => {
+                Err(ApiError::UnknownModel {
+                    given: given.to_owned(),
+                    served: self.served_names.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A ticket for one request.
+    pub(crate) fn ticket(&self) -> Ticket {
+        let since = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        #[allow(clippy::cast_possible_truncation)] // wraps in the year 2554; only has to differ
+        let start = since.as_nanos() as u64;
+        let number = self.issued.fetch_add(1, Ordering::Relaxed);
+        Ticket { start, number }
+    }
+
+    /// When the server was started, in Unix seconds.
+    pub(crate) fn started_seconds(&self) -> u64 {
+        unix_seconds(self.started)
+    }
+}
+
+/// A number that no other request of this server, or of one started earlier or later, has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    start: u64,
+    number: u64,
+}
+
+impl Ticket {
+    /// An id for a response, such as `chatcmpl-…`.
+    pub(crate) fn id(self, prefix: &str) -> String {
+        format!("{prefix}-{:016x}{:08x}", self.start, self.number)
+    }
+
+    /// A seed for a request that names none.
+    pub(crate) fn seed(self) -> u64 {
+        mix64(self.start ^ mix64(self.number))
+    }
+}
+
+/// Now, in Unix seconds.
+pub(crate) fn now_seconds() -> u64 {
+    unix_seconds(SystemTime::now())
+}
+
+/// 0 for a clock before 1970.
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,98 @@
+//! From what was sent to what was meant: the rules of the API.
+//!
+//! Wire types go in, [`Call`]s come out; what cannot be meant is refused with its field and limit.
+//! Ranges of sampling parameters are the engine's to check, so that they are written down once.
+
+mod chat;
+mod completion;
+mod settings;
+mod unsupported;
+
+pub(crate) use chat::chat;
+pub(crate) use completion::completion;
+pub(crate) use settings::Settings;
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use kvist_engine::Prompt;
+
+use crate::config::HttpLimits;
+use crate::error::ApiError;
+
+/// A checked request: every prompt is to be continued `choices` times.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) prompts: Vec<Prompt>,
+    pub(crate) choices: usize,
+    pub(crate) settings: Settings,
+    pub(crate) delivery: Delivery,
+    pub(crate) echo: Echo,
+    /// Fields that were sent and do nothing here.
+    pub(crate) ignored: Vec<String>,
+}
+
+/// How the answer is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// In one piece.
+    Whole,
+    /// As it is produced.
+    Stream(StreamUsage),
+}
+
+/// Whether a stream ends with what it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamUsage {
+    Omit,
+    Include,
+}
+
+/// Whether the answer begins with the prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Echo {
+    #[default]
+    OutputOnly,
+    PromptFirst,
+}
+
+/// What the rules depend on beside the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Circumstances<'a> {
+    pub(crate) limits: &'a HttpLimits,
+    /// Tokens in the vocabulary.
+    pub(crate) vocab_len: usize,
+    /// The seed of a request that names none.
+    pub(crate) seed: u64,
+    /// Now, in Unix seconds: chat templates may write the date.
+    pub(crate) now_seconds: u64,
+}
+
+fn out_of_range(
+    field: impl Into<String>,
+    limit: impl Into<String>,
+    given: &dyn fmt::Display,
+) -> ApiError {
+    ApiError::OutOfRange {
+        field: field.into(),
+        limit: limit.into(),
+        given: given.to_string(),
+    }
+}
+
+/// `given` as an unsigned number, if it is between `min` and `max`.
+fn bounded<T>(field: &'static str, given: i64, range: RangeInclusive<T>) -> Result<T, ApiError>
+where
+    T: TryFrom<i64> + PartialOrd + fmt::Display + Copy,
+{
+    T::try_from(given)
+        .ok()
+        .filter(|value| range.contains(value))
+        .ok_or_else(|| {
+            out_of_range(
+                field,
+                format!("{} to {}", range.start(), range.end()),
+                &given,
+            )
+        })
+}

@@ -1,0 +1,206 @@
+//! The rules for fields both completion endpoints take.
+
+use kvist_base::{TokenId, Tokens, mix64};
+use kvist_engine::{EndTokens, GenerateSpec, Prompt, SamplingSpec, SpecialTokens};
+
+use super::{Circumstances, Delivery, StreamUsage, bounded, out_of_range};
+use crate::error::ApiError;
+use crate::wire::common::{GenerationFields, Integer, LogitBias, OneOrMany, StreamOptions};
+
+/// Stop tokens a request may carry.
+const STOP_TOKENS_MAX: usize = 128;
+
+/// A request to the engine, but for its prompt.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) sampling: SamplingSpec,
+    pub(crate) stop: Vec<String>,
+    pub(crate) stop_tokens: Vec<TokenId>,
+    pub(crate) output_max: Option<Tokens>,
+    pub(crate) end_tokens: EndTokens,
+    pub(crate) special_tokens: SpecialTokens,
+}
+
+impl Settings {
+    /// The request for one alternative. The first uses the seed as given, so asking for more
+    /// alternatives does not change it; the others use seeds derived from it.
+    pub(crate) fn request(&self, prompt: Prompt, choice: usize) -> GenerateSpec {
+        let mut sampling = self.sampling.clone();
+        if choice > 0 {
+            sampling.seed = mix64(sampling.seed ^ mix64(choice as u64));
+        }
+        GenerateSpec {
+            prompt,
+            sampling,
+            stop: self.stop.clone(),
+            stop_tokens: self.stop_tokens.clone(),
+            output_max: self.output_max,
+            end_tokens: self.end_tokens,
+            special_tokens: self.special_tokens,
+        }
+    }
+}
+
+/// Everything in `fields` but `model`, `n` and the stream; log-probabilities are each endpoint's own.
+pub(super) fn settings(
+    fields: &GenerationFields,
+    around: Circumstances<'_>,
+) -> Result<Settings, ApiError> {
+    let output_max = match fields.max_tokens {
+        Some(Integer(given)) => Some(output_max("max_tokens", given)?),
+        None => None,
+    };
+    Ok(Settings {
+        sampling: sampling(fields, around.seed)?,
+        stop: stops(fields.stop.as_ref())?,
+        stop_tokens: match &fields.stop_token_ids {
+            Some(ids) => stop_tokens(&ids.0, around.vocab_len)?,
+            None => Vec::new(),
+        },
+        output_max,
+        end_tokens: match fields.ignore_eos {
+            Some(true) => EndTokens::Ignore,
+            Some(false) | None => EndTokens::Stop,
+        },
+        special_tokens: match fields.skip_special_tokens {
+            Some(false) => SpecialTokens::Show,
+            Some(true) | None => SpecialTokens::Hide,
+        },
+    })
+}
+
+/// A bound on the output. Whether it fits the context is for the engine to say.
+pub(super) fn output_max(field: &'static str, given: i64) -> Result<Tokens, ApiError> {
+    bounded(field, given, 1..=u32::MAX).map(Tokens)
+}
+
+fn sampling(fields: &GenerationFields, fresh_seed: u64) -> Result<SamplingSpec, ApiError> {
+    let default = SamplingSpec::default();
+    // -1 is how vLLM's clients spell "off".
+    let top_k = match fields.top_k {
+        None | Some(Integer(-1)) => default.top_k,
+        Some(Integer(given)) => bounded("top_k", given, 0..=u32::MAX)?,
+    };
+    let min_tokens = match fields.min_tokens {
+        None => default.min_tokens,
+        Some(Integer(given)) => bounded("min_tokens", given, 0..=u32::MAX)?,
+    };
+    Ok(SamplingSpec {
+        temperature: fields.temperature.unwrap_or(default.temperature),
+        top_k,
+        top_p: fields.top_p.unwrap_or(default.top_p),
+        min_p: fields.min_p.unwrap_or(default.min_p),
+        repetition_penalty: fields
+            .repetition_penalty
+            .unwrap_or(default.repetition_penalty),
+        presence_penalty: fields.presence_penalty.unwrap_or(default.presence_penalty),
+        frequency_penalty: fields
+            .frequency_penalty
+            .unwrap_or(default.frequency_penalty),
+        seed: fields
+            .seed
+            .map_or(fresh_seed, |Integer(seed)| seed.cast_unsigned()),
+        logit_bias: logit_bias(fields.logit_bias.as_ref())?,
+        logprobs: None,
+        min_tokens,
+        end_tokens: default.end_tokens,
+    })
+}
+
+fn stops(stop: Option<&OneOrMany>) -> Result<Vec<String>, ApiError> {
+    let Some(OneOrMany(stops)) = stop else {
+        return Ok(Vec::new());
+    };
+    let limit = GenerateSpec::STOPS_MAX;
+    if stops.len() > limit {
+        return Err(out_of_range(
+            "stop",
+            format!("at most {limit} strings"),
+            &stops.len(),
+        ));
+    }
+    if stops.iter().any(String::is_empty) {
+        return Err(out_of_range("stop", "made of non-empty strings", &"\"\""));
+    }
+    Ok(stops.clone())
+}
+
+fn stop_tokens(given: &[Integer], vocab_len: usize) -> Result<Vec<TokenId>, ApiError> {
+    if given.len() > STOP_TOKENS_MAX {
+        let limit = format!("at most {STOP_TOKENS_MAX} token ids");
+        return Err(out_of_range("stop_token_ids", limit, &given.len()));
+    }
+    let token = |&Integer(id): &Integer| match u32::try_from(id).map(TokenId) {
+        Ok(token) if token.idx() < vocab_len => Ok(token),
+        _ => {
+            let limit = format!("token ids below {vocab_len}");
+            Err(out_of_range("stop_token_ids", limit, &id))
+        }
+    };
+    given.iter().map(token).collect()
+}
+
+fn logit_bias(given: Option<&LogitBias>) -> Result<Vec<(TokenId, f32)>, ApiError> {
+    let Some(LogitBias(entries)) = given else {
+        return Ok(Vec::new());
+    };
+    let entry = |(key, bias): &(String, f32)| match key.parse() {
+        Ok(id) => Ok((TokenId(id), *bias)),
+        Err(_) => Err(out_of_range(
+            "logit_bias",
+            "keyed by token ids",
+            &format_args!("{key:?}"),
+        )),
+    };
+    entries.iter().map(entry).collect()
+}
+
+/// How many alternatives of each prompt.
+pub(super) fn choices(n: Option<Integer>, around: Circumstances<'_>) -> Result<usize, ApiError> {
+    n.map_or(Ok(1), |Integer(given)| {
+        bounded("n", given, 1..=around.limits.choices_max)
+    })
+}
+
+/// How the answer is sent.
+pub(super) fn delivery(
+    stream: Option<bool>,
+    options: Option<&StreamOptions>,
+) -> Result<Delivery, ApiError> {
+    match (stream, options) {
+        (Some(true), None) => Ok(Delivery::Stream(StreamUsage::Omit)),
+        (Some(true), Some(options)) => {
+            if options.continuous_usage_stats == Some(true) {
+                let field = "stream_options.continuous_usage_stats".to_owned();
+                return Err(ApiError::Unsupported {
+                    field,
+                    hint: "; usage comes in the last chunk",
+                });
+            }
+            Ok(Delivery::Stream(match options.include_usage {
+                Some(true) => StreamUsage::Include,
+                Some(false) | None => StreamUsage::Omit,
+            }))
+        }
+        (Some(false) | None, None) => Ok(Delivery::Whole),
+        (Some(false) | None, Some(_)) => Err(ApiError::Conflict {
+            field: "stream_options",
+            reason: "without stream: true",
+        }),
+    }
+}
+
+/// Refuses a request that must produce more than it may.
+pub(super) fn check_output_bounds(settings: &Settings) -> Result<(), ApiError> {
+    match settings.output_max {
+        Some(Tokens(max)) if settings.sampling.min_tokens > max => {
+            let limit = format!("at most max_tokens, {max}");
+            Err(out_of_range(
+                "min_tokens",
+                limit,
+                &settings.sampling.min_tokens,
+            ))
+        }
+        _ => Ok(()),
+    }
+}

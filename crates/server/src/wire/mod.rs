@@ -1,0 +1,10 @@
+//! The JSON of the OpenAI API: what it looks like, not what it means.
+//!
+//! Request types have only optional fields and no rules; [`validate`](crate::validate) has the rules.
+
+pub(crate) mod chat;
+pub(crate) mod common;
+pub(crate) mod completion;
+pub(crate) mod error;
+pub(crate) mod models;
+pub(crate) mod read;
