@@ -10,7 +10,9 @@ use thiserror::Error;
 pub enum DeviceError {
     #[error("{label}: the system refused {wanted}")]
     OutOfMemory { label: &'static str, wanted: Bytes },
-    #[error("a {format} weight of {rows} x {cols} needs {expected:?} bytes, but {given} were given")]
+    #[error(
+        "a {format} weight of {rows} x {cols} needs {expected:?} bytes, but {given} were given"
+    )]
     BadWeight {
         format: QuantFormat,
         rows: usize,
@@ -19,11 +21,21 @@ pub enum DeviceError {
         given: usize,
     },
     #[error("{op}: buffer {buf} has {have} elements, {needed} are needed")]
-    TooShort { op: &'static str, buf: u32, have: usize, needed: usize },
+    TooShort {
+        op: &'static str,
+        buf: u32,
+        have: usize,
+        needed: usize,
+    },
     #[error("{op}: buffer {buf} holds another element type, or is both read and written")]
     WrongBuffer { op: &'static str, buf: u32 },
     #[error("{op}: {what} is {given}, the limit is {limit}")]
-    OutOfRange { op: &'static str, what: &'static str, limit: usize, given: usize },
+    OutOfRange {
+        op: &'static str,
+        what: &'static str,
+        limit: usize,
+        given: usize,
+    },
     #[error("{op}: the weight was kept as a mapped table and is not a matrix")]
     NotAMatrix { op: &'static str },
     #[error("worker threads cannot be started: {0}")]

@@ -167,13 +167,32 @@ pub struct KvWriteOp {
 #[allow(missing_docs)] // fields are named in the formulas
 pub enum Op {
     /// `out[i] = table[tokens[i]]`
-    Embed { table: Weight, tokens: Buf, out: Buf, n: usize },
+    Embed {
+        table: Weight,
+        tokens: Buf,
+        out: Buf,
+        n: usize,
+    },
     /// `out[i] = x[i] / sqrt(mean(x[i]^2) + eps) * weight`, rows of `dim` values.
-    RmsNorm { x: Buf, weight: Buf, out: Buf, n: usize, dim: usize, eps: f32 },
+    RmsNorm {
+        x: Buf,
+        weight: Buf,
+        out: Buf,
+        n: usize,
+        dim: usize,
+        eps: f32,
+    },
     /// Matrix product.
     Matmul(MatmulOp),
     /// `cos[i][j], sin[i][j]` of `positions[i] * inv_freq[j]`, `j < half`, for [`Op::Rope`].
-    RopeAngles { positions: Buf, inv_freq: Buf, cos: Buf, sin: Buf, n: usize, half: usize },
+    RopeAngles {
+        positions: Buf,
+        inv_freq: Buf,
+        cos: Buf,
+        sin: Buf,
+        n: usize,
+        half: usize,
+    },
     /// Rotation by position.
     Rope(RopeOp),
     /// Storing keys and values.
@@ -183,5 +202,11 @@ pub enum Op {
     /// `gate = silu(gate) * up`
     SiluMul { gate: Buf, up: Buf, len: usize },
     /// `out[i] = x[rows[i]]`
-    GatherRows { x: Buf, rows: Buf, out: Buf, n: usize, dim: usize },
+    GatherRows {
+        x: Buf,
+        rows: Buf,
+        out: Buf,
+        n: usize,
+        dim: usize,
+    },
 }

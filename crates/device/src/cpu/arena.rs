@@ -48,11 +48,19 @@ unsafe impl<T: Plain> Sync for Arena<T> {}
 impl<T: Plain> Arena<T> {
     /// `len` zeroes. `label` names the memory in the error.
     pub(super) fn new(label: &'static str, len: usize) -> Result<Self, DeviceError> {
-        let refused = |bytes: usize| DeviceError::OutOfMemory { label, wanted: Bytes::of_len(bytes) };
-        let bytes = len.checked_mul(size_of::<T>()).ok_or_else(|| refused(usize::MAX))?;
+        let refused = |bytes: usize| DeviceError::OutOfMemory {
+            label,
+            wanted: Bytes::of_len(bytes),
+        };
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .ok_or_else(|| refused(usize::MAX))?;
         let huge = bytes >= HUGE_PAGE;
         let slack = if huge { HUGE_PAGE } else { 0 };
-        let map_bytes = bytes.max(1).checked_add(slack).ok_or_else(|| refused(bytes))?;
+        let map_bytes = bytes
+            .max(1)
+            .checked_add(slack)
+            .ok_or_else(|| refused(bytes))?;
         // SAFETY: a fresh anonymous private mapping; no existing memory is involved.
         let map = unsafe {
             libc::mmap(
@@ -67,7 +75,11 @@ impl<T: Plain> Arena<T> {
         let map = NonNull::new(map)
             .filter(|map| map.as_ptr() != libc::MAP_FAILED)
             .ok_or_else(|| refused(bytes))?;
-        let offset = if huge { map.as_ptr().align_offset(HUGE_PAGE) } else { 0 };
+        let offset = if huge {
+            map.as_ptr().align_offset(HUGE_PAGE)
+        } else {
+            0
+        };
         // SAFETY: offset < HUGE_PAGE = slack, so the result and `bytes` after it lie in the mapping;
         // the mapping is page-aligned, which satisfies every `Plain` type.
         let base = unsafe { map.byte_add(offset).cast::<T>() };
@@ -75,7 +87,13 @@ impl<T: Plain> Arena<T> {
             // SAFETY: advice on our own mapping; a refusal leaves small pages, which also work.
             unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
         }
-        Ok(Self { base, len, map, map_bytes, values: PhantomData })
+        Ok(Self {
+            base,
+            len,
+            map,
+            map_bytes,
+            values: PhantomData,
+        })
     }
 }
 
@@ -122,8 +140,20 @@ mod tests {
     #[test]
     fn an_impossible_size_is_refused_with_its_label() {
         let refused = Arena::<f32>::new("kv pool", usize::MAX / 8);
-        assert!(matches!(refused, Err(DeviceError::OutOfMemory { label: "kv pool", .. })));
+        assert!(matches!(
+            refused,
+            Err(DeviceError::OutOfMemory {
+                label: "kv pool",
+                ..
+            })
+        ));
         let refused = Arena::<f32>::new("kv pool", usize::MAX / 2);
-        assert!(matches!(refused, Err(DeviceError::OutOfMemory { label: "kv pool", .. })));
+        assert!(matches!(
+            refused,
+            Err(DeviceError::OutOfMemory {
+                label: "kv pool",
+                ..
+            })
+        ));
     }
 }

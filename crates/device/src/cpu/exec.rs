@@ -31,33 +31,54 @@ impl Scratch {
 impl CpuDevice {
     pub(super) fn execute(&mut self, op: &Op) -> Result<(), DeviceError> {
         match *op {
-            Op::Embed { table, tokens, out, n } => self
-                .writing("embed", out, |device, out| device.embed(table, tokens, out, n)),
-            Op::RmsNorm { x, weight, out, n, dim, eps } => self
-                .writing("rms_norm", out, |device, out| {
-                    device.rms_norm((x, weight), out, (n, dim), eps)
-                }),
+            Op::Embed {
+                table,
+                tokens,
+                out,
+                n,
+            } => self.writing("embed", out, |device, out| {
+                device.embed(table, tokens, out, n)
+            }),
+            Op::RmsNorm {
+                x,
+                weight,
+                out,
+                n,
+                dim,
+                eps,
+            } => self.writing("rms_norm", out, |device, out| {
+                device.rms_norm((x, weight), out, (n, dim), eps)
+            }),
             Op::Matmul(op) => self.matmul(&op),
-            Op::RopeAngles { positions, inv_freq, cos, sin, n, half } => {
-                self.writing("rope_angles", cos, |device, cos| {
-                    device.writing("rope_angles", sin, |device, sin| {
-                        device.rope_angles((positions, inv_freq), (cos, sin), (n, half))
-                    })
+            Op::RopeAngles {
+                positions,
+                inv_freq,
+                cos,
+                sin,
+                n,
+                half,
+            } => self.writing("rope_angles", cos, |device, cos| {
+                device.writing("rope_angles", sin, |device, sin| {
+                    device.rope_angles((positions, inv_freq), (cos, sin), (n, half))
                 })
-            }
+            }),
             Op::Rope(op) => self.writing("rope", op.x, |device, x| device.rope(&op, x)),
             Op::KvWrite(op) => self.kv_write(&op),
-            Op::Attention(op) => {
-                self.writing("attention", op.out, |device, out| device.attention(&op, out))
-            }
-            Op::SiluMul { gate, up, len } => {
-                self.writing("silu_mul", gate, |device, gate| device.silu_mul(gate, up, len))
-            }
-            Op::GatherRows { x, rows, out, n, dim } => {
-                self.writing("gather_rows", out, |device, out| {
-                    device.gather_rows((x, rows), out, (n, dim))
-                })
-            }
+            Op::Attention(op) => self.writing("attention", op.out, |device, out| {
+                device.attention(&op, out)
+            }),
+            Op::SiluMul { gate, up, len } => self.writing("silu_mul", gate, |device, gate| {
+                device.silu_mul(gate, up, len)
+            }),
+            Op::GatherRows {
+                x,
+                rows,
+                out,
+                n,
+                dim,
+            } => self.writing("gather_rows", out, |device, out| {
+                device.gather_rows((x, rows), out, (n, dim))
+            }),
         }
     }
 
@@ -88,7 +109,12 @@ impl CpuDevice {
     ) -> Result<&[u32], DeviceError> {
         let indices = front(op, buf, self.slabs.u32(op, buf)?, len)?;
         match indices.iter().find(|idx| **idx as usize >= limit) {
-            Some(idx) => Err(DeviceError::OutOfRange { op, what, limit, given: *idx as usize }),
+            Some(idx) => Err(DeviceError::OutOfRange {
+                op,
+                what,
+                limit,
+                given: *idx as usize,
+            }),
             None => Ok(indices),
         }
     }
@@ -102,7 +128,10 @@ impl CpuDevice {
     ) -> Result<(), DeviceError> {
         let dim = table.cols;
         let tokens = self.indices("embed", tokens, (n, "token", table.rows))?;
-        let rows = out.front("embed", n * dim)?.chunks_exact_mut(dim).zip(tokens);
+        let rows = out
+            .front("embed", n * dim)?
+            .chunks_exact_mut(dim)
+            .zip(tokens);
         match &self.weights[table.idx as usize] {
             Prepared::Packed(_) => {
                 let matrix = self.matrix("embed", table)?;
@@ -129,9 +158,14 @@ impl CpuDevice {
     ) -> Result<(), DeviceError> {
         let x = self.f32("rms_norm", x, n * dim)?;
         let weight = self.f32("rms_norm", weight, dim)?;
-        for_each_chunk(&self.pool, out.front("rms_norm", n * dim)?, dim, &|i, row| {
-            kernels::rms_norm(self.isa, &x[i * dim..(i + 1) * dim], weight, eps, row);
-        });
+        for_each_chunk(
+            &self.pool,
+            out.front("rms_norm", n * dim)?,
+            dim,
+            &|i, row| {
+                kernels::rms_norm(self.isa, &x[i * dim..(i + 1) * dim], weight, eps, row);
+            },
+        );
         Ok(())
     }
 
@@ -150,18 +184,31 @@ impl CpuDevice {
             let weights = weights.ok_or(DeviceError::NotAMatrix { op: "matmul" })?;
             let rows = op.weight.rows;
             let bias = match op.bias {
-                Some(bias) => {
-                    Some(front("matmul", bias, device.slabs.f32("matmul", bias)?, rows)?)
-                }
+                Some(bias) => Some(front(
+                    "matmul",
+                    bias,
+                    device.slabs.f32("matmul", bias)?,
+                    rows,
+                )?),
                 None => None,
             };
             let epilogue = match op.epilogue {
                 Epilogue::Store => kernels::Epilogue::Store,
                 Epilogue::Accumulate => kernels::Epilogue::Accumulate,
             };
-            let product = Product { weights, bias, epilogue };
+            let product = Product {
+                weights,
+                bias,
+                epilogue,
+            };
             let out = out.front("matmul", op.n * rows)?;
-            kernels::matmul(device.isa, &device.pool, &product, &device.scratch.activations, out);
+            kernels::matmul(
+                device.isa,
+                &device.pool,
+                &product,
+                &device.scratch.activations,
+                out,
+            );
             Ok(())
         })
     }
@@ -170,11 +217,18 @@ impl CpuDevice {
     fn prepare_input(&mut self, op: &MatmulOp) -> Result<(), DeviceError> {
         let cols = op.weight.cols;
         let format = act_format(op.weight.format);
-        let wanted = PreparedInput { buf: op.x, format, n: op.n, cols };
+        let wanted = PreparedInput {
+            buf: op.x,
+            format,
+            n: op.n,
+            cols,
+        };
         if self.scratch.prepared != Some(wanted) {
             let values = front("matmul", op.x, self.slabs.f32("matmul", op.x)?, op.n * cols)?;
             let rows = kernels::Rows { values, cols };
-            self.scratch.activations.prepare(self.isa, &self.pool, format, rows);
+            self.scratch
+                .activations
+                .prepare(self.isa, &self.pool, format, rows);
             self.scratch.prepared = Some(wanted);
         }
         Ok(())
@@ -186,7 +240,8 @@ impl CpuDevice {
         (cos, sin): (&mut Lent, &mut Lent),
         (n, half): (usize, usize),
     ) -> Result<(), DeviceError> {
-        let positions = self.indices("rope_angles", positions, (n, "position", u32::MAX as usize))?;
+        let positions =
+            self.indices("rope_angles", positions, (n, "position", u32::MAX as usize))?;
         let inv_freq = self.f32("rope_angles", inv_freq, half)?;
         let cos = cos.front("rope_angles", n * half)?.chunks_exact_mut(half);
         let sin = sin.front("rope_angles", n * half)?.chunks_exact_mut(half);
@@ -204,15 +259,33 @@ impl CpuDevice {
         for_each_chunk(&self.pool, x.front("rope", op.n * dim)?, dim, &|i, row| {
             let angles = i * half..(i + 1) * half;
             let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
-            let rotation = kernels::Rotation { style: op.style, cos, sin };
+            let rotation = kernels::Rotation {
+                style: op.style,
+                cos,
+                sin,
+            };
             kernels::rope_row(self.isa, op.head_dim, rotation, row);
         });
         Ok(())
     }
 
     fn kv_write(&mut self, op: &KvWriteOp) -> Result<(), DeviceError> {
-        let Self { isa, slabs, kv_pools, .. } = self;
+        let Self {
+            isa,
+            slabs,
+            kv_pools,
+            ..
+        } = self;
         let pool = &mut kv_pools[op.kv.0 as usize];
+        if op.layer >= pool.spec.layers {
+            let (limit, given) = (pool.spec.layers, op.layer);
+            return Err(DeviceError::OutOfRange {
+                op: "kv_write",
+                what: "layer",
+                limit,
+                given,
+            });
+        }
         let dim = pool.spec.kv_heads * pool.spec.head_dim;
         let k = front("kv_write", op.k, slabs.f32("kv_write", op.k)?, op.n * dim)?;
         let v = front("kv_write", op.v, slabs.f32("kv_write", op.v)?, op.n * dim)?;
@@ -221,13 +294,23 @@ impl CpuDevice {
         let rows = k.chunks_exact(dim).zip(v.chunks_exact(dim));
         for (slot, (k, v)) in slots.iter().map(|slot| *slot as usize).zip(rows) {
             if slot >= limit {
-                return Err(DeviceError::OutOfRange { op: "kv_write", what: "slot", limit, given: slot });
+                return Err(DeviceError::OutOfRange {
+                    op: "kv_write",
+                    what: "slot",
+                    limit,
+                    given: slot,
+                });
             }
             let values = match &mut pool.values {
                 KvValues::F16(values) => KvSliceMut::F16(values),
                 KvValues::F32(values) => KvSliceMut::F32(values),
             };
-            let row = kernels::KvRow { layer: op.layer, slot, k, v };
+            let row = kernels::KvRow {
+                layer: op.layer,
+                slot,
+                k,
+                v,
+            };
             kernels::kv_write(*isa, &pool.layout, &row, values);
         }
         Ok(())
@@ -235,17 +318,36 @@ impl CpuDevice {
 
     fn attention(&mut self, op: &AttentionOp, out: &mut Lent) -> Result<(), DeviceError> {
         self.check_attention(op)?;
-        let Self { isa, pool, slabs, kv_pools, scratch, .. } = self;
-        let KvPool { spec, layout, values, attention } = &mut kv_pools[op.kv.0 as usize];
+        let Self {
+            isa,
+            pool,
+            slabs,
+            kv_pools,
+            scratch,
+            ..
+        } = self;
+        let KvPool {
+            spec,
+            layout,
+            values,
+            attention,
+        } = &mut kv_pools[op.kv.0 as usize];
         let dim = op.heads * spec.head_dim;
-        let fields = front("attention", op.spans, slabs.u32("attention", op.spans)?, op.sequences * 4)?;
+        let fields = front(
+            "attention",
+            op.spans,
+            slabs.u32("attention", op.spans)?,
+            op.sequences * 4,
+        )?;
         scratch.spans.clear();
-        scratch.spans.extend(fields.chunks_exact(4).map(|span| SequenceSpan {
-            first_row: span[0],
-            rows: span[1],
-            first_position: span[2],
-            table_start: span[3],
-        }));
+        scratch
+            .spans
+            .extend(fields.chunks_exact(4).map(|span| SequenceSpan {
+                first_row: span[0],
+                rows: span[1],
+                first_position: span[2],
+                table_start: span[3],
+            }));
         let tables = slabs.u32("attention", op.block_tables)?;
         let values = match values {
             KvValues::F16(values) => KvSlice::F16(values),
@@ -258,7 +360,10 @@ impl CpuDevice {
             heads: op.heads,
             scale: op.scale,
             layer: op.layer,
-            kv: KvView { layout: *layout, values },
+            kv: KvView {
+                layout: *layout,
+                values,
+            },
         };
         let out = out.front("attention", op.n * dim)?;
         kernels::paged_attention(*isa, pool, &batch, attention, out);
@@ -269,7 +374,12 @@ impl CpuDevice {
     fn check_attention(&self, op: &AttentionOp) -> Result<(), DeviceError> {
         const OP: &str = "attention";
         let spec = self.kv_pools[op.kv.0 as usize].spec;
-        let out_of_range = |what, limit, given| DeviceError::OutOfRange { op: OP, what, limit, given };
+        let out_of_range = |what, limit, given| DeviceError::OutOfRange {
+            op: OP,
+            what,
+            limit,
+            given,
+        };
         self.indices(OP, op.block_tables, (op.tables_len, "block", spec.blocks))?;
         if op.layer >= spec.layers {
             return Err(out_of_range("layer", spec.layers, op.layer));
@@ -277,9 +387,15 @@ impl CpuDevice {
         if op.heads == 0 || !op.heads.is_multiple_of(spec.kv_heads) {
             return Err(out_of_range("heads", spec.kv_heads, op.heads));
         }
-        let fields = front(OP, op.spans, self.slabs.u32(OP, op.spans)?, op.sequences * 4)?;
+        let fields = front(
+            OP,
+            op.spans,
+            self.slabs.u32(OP, op.spans)?,
+            op.sequences * 4,
+        )?;
         for span in fields.chunks_exact(4) {
-            let [first_row, rows, first_position, table_start] = [0, 1, 2, 3].map(|i| span[i] as usize);
+            let [first_row, rows, first_position, table_start] =
+                [0, 1, 2, 3].map(|i| span[i] as usize);
             let last_row = first_row + rows;
             if rows == 0 || last_row > op.n {
                 return Err(out_of_range("row", op.n, last_row));
@@ -296,10 +412,15 @@ impl CpuDevice {
         /// Values a task takes: some microseconds of work.
         const CHUNK: usize = 4096;
         let up = self.f32("silu_mul", up, len)?;
-        for_each_chunk(&self.pool, gate.front("silu_mul", len)?, CHUNK, &|i, gate| {
-            let start = i * CHUNK;
-            kernels::silu_mul(self.isa, gate, &up[start..start + gate.len()]);
-        });
+        for_each_chunk(
+            &self.pool,
+            gate.front("silu_mul", len)?,
+            CHUNK,
+            &|i, gate| {
+                let start = i * CHUNK;
+                kernels::silu_mul(self.isa, gate, &up[start..start + gate.len()]);
+            },
+        );
         Ok(())
     }
 
@@ -311,7 +432,11 @@ impl CpuDevice {
     ) -> Result<(), DeviceError> {
         let x = self.slabs.f32("gather_rows", x)?;
         let rows = self.indices("gather_rows", rows, (n, "row", x.len() / dim))?;
-        for (out, row) in out.front("gather_rows", n * dim)?.chunks_exact_mut(dim).zip(rows) {
+        for (out, row) in out
+            .front("gather_rows", n * dim)?
+            .chunks_exact_mut(dim)
+            .zip(rows)
+        {
             let start = *row as usize * dim;
             out.copy_from_slice(&x[start..start + dim]);
         }

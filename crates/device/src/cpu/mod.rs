@@ -17,7 +17,7 @@ use crate::cpu::arena::Arena;
 use crate::cpu::slabs::{Slab, Slabs};
 use crate::error::DeviceError;
 use crate::ops::{Buf, BufSpec, Element, KvCache, KvSpec, Op, Weight};
-use crate::{Caps, Device, SequenceSpan, Residence, SharedBytes, WeightSource};
+use crate::{Caps, Device, Residence, SequenceSpan, SharedBytes, WeightSource};
 
 /// How to set up the CPU.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +134,10 @@ fn bad_weight(source: &WeightSource, given: usize) -> DeviceError {
         format: source.format,
         rows: source.rows,
         cols: source.cols,
-        expected: source.format.row_bytes(source.cols).and_then(|row| row.checked_mul(source.rows)),
+        expected: source
+            .format
+            .row_bytes(source.cols)
+            .and_then(|row| row.checked_mul(source.rows)),
         given,
     }
 }
@@ -164,10 +167,13 @@ impl Device for CpuDevice {
             kv_heads: spec.kv_heads,
             head_dim: spec.head_dim,
         };
-        let len = spec.blocks.checked_mul(layout.block_values()).ok_or(DeviceError::OutOfMemory {
-            label: "kv pool",
-            wanted: Bytes(u64::MAX),
-        })?;
+        let len =
+            spec.blocks
+                .checked_mul(layout.block_values())
+                .ok_or(DeviceError::OutOfMemory {
+                    label: "kv pool",
+                    wanted: Bytes(u64::MAX),
+                })?;
         let values = match spec.dtype {
             KvDtype::F16 => KvValues::F16(Arena::new("kv pool", len)?),
             KvDtype::F32 => KvValues::F32(Arena::new("kv pool", len)?),
@@ -183,7 +189,12 @@ impl Device for CpuDevice {
         };
         self.allocated += Bytes::of_len(AttentionScratch::bytes(&limits));
         let attention = AttentionScratch::new(&limits);
-        self.kv_pools.push(KvPool { spec, layout, values, attention });
+        self.kv_pools.push(KvPool {
+            spec,
+            layout,
+            values,
+            attention,
+        });
         Ok(KvCache(handle(self.kv_pools.len() - 1)))
     }
 
@@ -193,7 +204,10 @@ impl Device for CpuDevice {
         residence: Residence,
     ) -> Result<Weight, DeviceError> {
         let raw: &[u8] = (*source.bytes).as_ref();
-        let expected = source.format.row_bytes(source.cols).and_then(|row| row.checked_mul(source.rows));
+        let expected = source
+            .format
+            .row_bytes(source.cols)
+            .and_then(|row| row.checked_mul(source.rows));
         if expected != Some(raw.len()) {
             return Err(bad_weight(&source, raw.len()));
         }
@@ -223,14 +237,24 @@ impl Device for CpuDevice {
 
     fn write_f32(&mut self, buf: Buf, values: &[f32]) -> Result<(), DeviceError> {
         self.scratch.forget(buf);
-        slabs::front_mut("write_f32", buf, self.slabs.f32_mut("write_f32", buf)?, values.len())?
-            .copy_from_slice(values);
+        slabs::front_mut(
+            "write_f32",
+            buf,
+            self.slabs.f32_mut("write_f32", buf)?,
+            values.len(),
+        )?
+        .copy_from_slice(values);
         Ok(())
     }
 
     fn write_u32(&mut self, buf: Buf, values: &[u32]) -> Result<(), DeviceError> {
-        slabs::front_mut("write_u32", buf, self.slabs.u32_mut("write_u32", buf)?, values.len())?
-            .copy_from_slice(values);
+        slabs::front_mut(
+            "write_u32",
+            buf,
+            self.slabs.u32_mut("write_u32", buf)?,
+            values.len(),
+        )?
+        .copy_from_slice(values);
         Ok(())
     }
 

@@ -35,14 +35,22 @@ impl Slabs {
         }
     }
 
-    pub(super) fn f32_mut(&mut self, op: &'static str, buf: Buf) -> Result<&mut [f32], DeviceError> {
+    pub(super) fn f32_mut(
+        &mut self,
+        op: &'static str,
+        buf: Buf,
+    ) -> Result<&mut [f32], DeviceError> {
         match &mut self.0[buf.0 as usize] {
             Slab::F32(values) => Ok(values),
             Slab::U32(_) | Slab::Lent => Err(DeviceError::WrongBuffer { op, buf: buf.0 }),
         }
     }
 
-    pub(super) fn u32_mut(&mut self, op: &'static str, buf: Buf) -> Result<&mut [u32], DeviceError> {
+    pub(super) fn u32_mut(
+        &mut self,
+        op: &'static str,
+        buf: Buf,
+    ) -> Result<&mut [u32], DeviceError> {
         match &mut self.0[buf.0 as usize] {
             Slab::U32(values) => Ok(values),
             Slab::F32(_) | Slab::Lent => Err(DeviceError::WrongBuffer { op, buf: buf.0 }),
@@ -90,7 +98,12 @@ pub(super) fn front<'a, T>(
     needed: usize,
 ) -> Result<&'a [T], DeviceError> {
     let have = values.len();
-    values.get(..needed).ok_or(DeviceError::TooShort { op, buf: buf.0, have, needed })
+    values.get(..needed).ok_or(DeviceError::TooShort {
+        op,
+        buf: buf.0,
+        have,
+        needed,
+    })
 }
 
 /// The first `needed` elements, for writing.
@@ -101,5 +114,10 @@ pub(super) fn front_mut<'a, T>(
     needed: usize,
 ) -> Result<&'a mut [T], DeviceError> {
     let have = values.len();
-    values.get_mut(..needed).ok_or(DeviceError::TooShort { op, buf: buf.0, have, needed })
+    values.get_mut(..needed).ok_or(DeviceError::TooShort {
+        op,
+        buf: buf.0,
+        have,
+        needed,
+    })
 }
