@@ -13,7 +13,7 @@ use kvist_kernels::{
 };
 
 const COLS: usize = 2048;
-/// Weights larger than any cache for one token, and a common layer's for many.
+/// Rows and tokens: weights beyond any cache for few tokens, within it for many.
 const CASES: [(usize, usize); 5] = [(49152, 1), (49152, 2), (49152, 4), (4096, 8), (512, 512)];
 const MIN_TIME: Duration = Duration::from_millis(500);
 

@@ -276,6 +276,7 @@ fn quantise_block256(values: &[f32], block: &mut ActBlock256) {
 
 /// The factors of a block whose largest magnitude has the bits `amax_bits`: its scale, and what
 /// takes a value to its code. Magnitudes order as their bits do, a NaN above all.
+#[inline]
 pub(crate) fn block_factors(amax_bits: u32) -> (f32, f32) {
     let amax = f32::from_bits(amax_bits);
     if amax_bits >= f32::INFINITY.to_bits() {

@@ -146,15 +146,9 @@ pub fn pack_panel(format: QuantFormat, raw_rows: &[u8], cols: usize, out: &mut [
     assert!((1..=PANEL_ROWS).contains(&rows), "{rows} rows in a panel");
     out.fill(0);
     let Some((layout, codec)) = PanelLayout::of(format).zip(quant::codec(format)) else {
-        let weight_bytes = format.block_bytes();
-        for (row, raw_row) in raw_rows.chunks_exact(row_bytes).enumerate() {
-            let targets = out
-                .chunks_exact_mut(weight_bytes)
-                .skip(row)
-                .step_by(PANEL_ROWS);
-            for (target, raw) in targets.zip(raw_row.chunks_exact(weight_bytes)) {
-                target.copy_from_slice(raw);
-            }
+        match format {
+            QuantFormat::F32 => pack_floats::<4>(raw_rows, cols, out),
+            _ => pack_floats::<2>(raw_rows, cols, out),
         }
         return;
     };
@@ -164,6 +158,17 @@ pub fn pack_panel(format: QuantFormat, raw_rows: &[u8], cols: usize, out: &mut [
         for (block, raw) in out.chunks_exact_mut(layout.bytes).zip(raw_blocks) {
             (codec.split)(raw, &mut parts);
             put_block(&layout, &parts, row, block);
+        }
+    }
+}
+
+/// Transposes rows of `cols` weights of `BYTES` bytes to `[k][16 rows]`.
+fn pack_floats<const BYTES: usize>(raw_rows: &[u8], cols: usize, out: &mut [u8]) {
+    let (raw, _) = raw_rows.as_chunks::<BYTES>();
+    let (weights, _) = out.as_chunks_mut::<BYTES>();
+    for (row, raw_row) in raw.chunks_exact(cols).enumerate() {
+        for (column, weight) in weights.chunks_exact_mut(PANEL_ROWS).zip(raw_row) {
+            column[row] = *weight;
         }
     }
 }
@@ -208,45 +213,45 @@ const fn sub_min_at(layout: &PanelLayout, sub: usize, row: usize) -> usize {
     layout.sub_mins_at + sub / 2 * 2 * PANEL_ROWS + 2 * row + sub % 2
 }
 
-/// One row's four codes of a group are one dword: they move together.
+/// Four codes of a row as a little-endian dword, the unit a group stores for each row.
 fn put_run(layout: &PanelLayout, codes: &[u8], row: usize, run: &mut [u8]) {
-    let dword_at = |index: usize| index * GROUP_BYTES + 4 * row;
-    for (group, codes) in codes.chunks_exact(4).enumerate() {
-        let codes = u32_at(codes, 0);
-        if layout.code_bits == 8 {
-            or_u32(run, dword_at(group), codes);
-            continue;
+    let (dwords, _) = run.as_chunks_mut::<4>();
+    let (groups, _) = codes.as_chunks::<4>();
+    if layout.code_bits == 8 {
+        for (group, codes) in groups.iter().enumerate() {
+            dwords[group * PANEL_ROWS + row] = *codes;
         }
-        or_u32(
-            run,
-            dword_at(group / 2),
-            (codes & 0x0F0F_0F0F) << (4 * (group % 2)),
-        );
+        return;
+    }
+    let (mut low, mut high) = ([0u32; GROUPS / 2], [0u32; 2]);
+    for (group, codes) in groups.iter().enumerate() {
+        let codes = u32::from_le_bytes(*codes);
+        low[group / 2] |= (codes & 0x0F0F_0F0F) << (4 * (group % 2));
         let (index, shift, mask) = high_bits(layout, group);
-        if mask != 0 {
-            or_u32(
-                run,
-                layout.high_at + dword_at(index),
-                ((codes >> 4) & mask) << shift,
-            );
-        }
+        high[index] |= ((codes >> 4) & mask) << shift;
+    }
+    let used = layout.code_bits - 4;
+    for (index, bits) in low.iter().chain(&high[..used]).enumerate() {
+        dwords[index * PANEL_ROWS + row] = bits.to_le_bytes();
     }
 }
 
+/// The reverse of [`put_run`].
 fn take_run(layout: &PanelLayout, run: &[u8], row: usize, codes: &mut [u8]) {
-    let dword_at = |index: usize| index * GROUP_BYTES + 4 * row;
-    for (group, codes) in codes.chunks_exact_mut(4).enumerate() {
+    let (dwords, _) = run.as_chunks::<4>();
+    let (groups, _) = codes.as_chunks_mut::<4>();
+    let dword = |index: usize| u32::from_le_bytes(dwords[index * PANEL_ROWS + row]);
+    for (group, codes) in groups.iter_mut().enumerate() {
         let mut word = if layout.code_bits == 8 {
-            u32_at(run, dword_at(group))
+            dword(group)
         } else {
-            (u32_at(run, dword_at(group / 2)) >> (4 * (group % 2))) & 0x0F0F_0F0F
+            (dword(group / 2) >> (4 * (group % 2))) & 0x0F0F_0F0F
         };
         let (index, shift, mask) = high_bits(layout, group);
         if mask != 0 {
-            let high = u32_at(run, layout.high_at + dword_at(index));
-            word |= ((high >> shift) & mask) << 4;
+            word |= ((dword(GROUPS / 2 + index) >> shift) & mask) << 4;
         }
-        codes.copy_from_slice(&word.to_le_bytes());
+        *codes = word.to_le_bytes();
     }
 }
 
@@ -265,15 +270,6 @@ fn u16_at(bytes: &[u8], at: usize) -> u16 {
 
 fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_le_bytes());
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-fn or_u32(bytes: &mut [u8], at: usize, bits: u32) {
-    let word = u32_at(bytes, at) | bits;
-    bytes[at..at + 4].copy_from_slice(&word.to_le_bytes());
 }
 
 /// A matrix in panel layout: `rows` x `cols` weights W, for products y = W x.

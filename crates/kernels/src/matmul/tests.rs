@@ -117,6 +117,19 @@ fn a_packed_row_decodes_to_the_file_values() {
 }
 
 #[test]
+fn missing_rows_of_a_panel_are_zero_weights() {
+    for format in QuantFormat::ALL {
+        let weights = Weights::noise(format, 3, 256);
+        let padded = PanelMatrix::new(format, PANEL_ROWS, 256, &weights.packed).unwrap();
+        for row in 3..PANEL_ROWS {
+            let mut out = vec![1.0; 256];
+            padded.decode_row(row, &mut out);
+            assert!(out.iter().all(|w| *w == 0.0), "{format} row {row}");
+        }
+    }
+}
+
+#[test]
 fn one_row_by_hand() {
     let raw: Vec<u8> = [0.5f32, -2.0, 4.0]
         .iter()

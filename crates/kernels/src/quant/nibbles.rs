@@ -20,16 +20,18 @@ pub(super) fn join(codes: &[u8], bytes: &mut [u8]) {
 }
 
 /// Adds the fifth bits of a 32-code block.
-pub(super) fn split_fifth(bytes: &[u8], codes: &mut [u8]) {
-    for (j, code) in codes.iter_mut().take(32).enumerate() {
-        *code |= ((bytes[j / 8] >> (j % 8)) & 1) << 4;
+pub(super) fn split_fifth(bytes: [u8; 4], codes: &mut [u8]) {
+    let bits = u32::from_le_bytes(bytes);
+    for (j, code) in codes[..32].iter_mut().enumerate() {
+        *code |= u8::from(bits & (1 << j) != 0) << 4;
     }
 }
 
 /// Collects the fifth bits of a 32-code block.
-pub(super) fn join_fifth(codes: &[u8], bytes: &mut [u8]) {
-    bytes.fill(0);
-    for (j, code) in codes.iter().take(32).enumerate() {
-        bytes[j / 8] |= ((code >> 4) & 1) << (j % 8);
-    }
+pub(super) fn join_fifth(codes: &[u8]) -> [u8; 4] {
+    let bits = codes[..32]
+        .iter()
+        .enumerate()
+        .map(|(j, code)| u32::from((code >> 4) & 1) << j);
+    bits.sum::<u32>().to_le_bytes()
 }

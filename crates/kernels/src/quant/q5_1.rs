@@ -27,12 +27,13 @@ fn split(raw: &[u8], parts: &mut Parts) {
     parts.d = u16_at(raw, D);
     parts.m = u16_at(raw, M);
     nibbles::split(&raw[NIBBLES..BYTES], &mut parts.codes[..32]);
-    nibbles::split_fifth(&raw[FIFTH..NIBBLES], &mut parts.codes);
+    let fifth = [raw[FIFTH], raw[FIFTH + 1], raw[FIFTH + 2], raw[FIFTH + 3]];
+    nibbles::split_fifth(fifth, &mut parts.codes);
 }
 
 fn join(parts: &Parts, raw: &mut [u8]) {
     raw[D..M].copy_from_slice(&parts.d.to_le_bytes());
     raw[M..FIFTH].copy_from_slice(&parts.m.to_le_bytes());
-    nibbles::join_fifth(&parts.codes, &mut raw[FIFTH..NIBBLES]);
+    raw[FIFTH..NIBBLES].copy_from_slice(&nibbles::join_fifth(&parts.codes));
     nibbles::join(&parts.codes[..32], &mut raw[NIBBLES..BYTES]);
 }

@@ -79,17 +79,23 @@ fn codes(values: &[f32; 32], scale: f32, inverse: f32) -> __m256i {
         return _mm256_setzero_si256();
     }
     let inverse = _mm256_set1_ps(inverse);
-    let mut words = [_mm256_setzero_si256(); 4];
-    for (word, values) in words.iter_mut().zip(values.as_chunks::<8>().0) {
-        // SAFETY: 8 values. The conversion rounds half to even.
-        let values = unsafe { _mm256_loadu_ps(values.as_ptr()) };
-        *word = _mm256_cvtps_epi32(_mm256_mul_ps(values, inverse));
-    }
-    let low = _mm256_packs_epi32(words[0], words[1]);
-    let high = _mm256_packs_epi32(words[2], words[3]);
+    let low = _mm256_packs_epi32(words::<0>(values, inverse), words::<8>(values, inverse));
+    let high = _mm256_packs_epi32(words::<16>(values, inverse), words::<24>(values, inverse));
     // Packing works within 128-bit halves: put the dwords back in k order.
     let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
     _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order)
+}
+
+/// The codes of 8 values from `AT` on, as dwords.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn words<const AT: usize>(values: &[f32; 32], inverse: __m256) -> __m256i {
+    const { assert!(AT + 8 <= 32) };
+    // SAFETY: 8 values from AT on are inside. The conversion rounds half to even.
+    _mm256_cvtps_epi32(_mm256_mul_ps(
+        unsafe { _mm256_loadu_ps(values.as_ptr().add(AT)) },
+        inverse,
+    ))
 }
 
 /// For each half of the codes: the sums over k % 4 in {0, 1} and in {2, 3}.

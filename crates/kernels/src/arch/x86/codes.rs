@@ -114,7 +114,7 @@ pub(super) fn expand<F: Format>(panel: &[u8], codes: &mut [u8]) {
 
 /// How far ahead of the tile that unpacks weights they are fetched: they stream from memory, and
 /// the hardware's own prefetch stops at page ends.
-const PREFETCH_BYTES: usize = 2048;
+const PREFETCH_BYTES: usize = 4096;
 
 /// Fetches the cache lines that `bytes` at `from` will reach [`PREFETCH_BYTES`] later.
 #[inline]
