@@ -23,11 +23,20 @@ impl<'a> Binder<'a> {
         device: &'a mut dyn Device,
         architecture: &'static str,
     ) -> Self {
-        Self { file, device, architecture, bound: BTreeSet::new() }
+        Self {
+            file,
+            device,
+            architecture,
+            bound: BTreeSet::new(),
+        }
     }
 
     /// A matrix of `rows` output and `cols` input features.
-    pub(crate) fn matrix(&mut self, name: &str, shape: (usize, usize)) -> Result<Weight, ModelError> {
+    pub(crate) fn matrix(
+        &mut self,
+        name: &str,
+        shape: (usize, usize),
+    ) -> Result<Weight, ModelError> {
         self.weight(name, shape, Residence::Packed)
     }
 
@@ -42,7 +51,10 @@ impl<'a> Binder<'a> {
             let tied = self.weight(TABLE, shape, Residence::Packed)?;
             return Ok((tied, tied));
         }
-        Ok((self.weight(TABLE, shape, Residence::Mapped)?, self.matrix(HEAD, shape)?))
+        Ok((
+            self.weight(TABLE, shape, Residence::Mapped)?,
+            self.matrix(HEAD, shape)?,
+        ))
     }
 
     /// A vector of f32, whatever format the file has it in.
@@ -53,7 +65,11 @@ impl<'a> Binder<'a> {
 
     /// Values as a buffer of the device.
     pub(crate) fn upload(&mut self, values: &[f32]) -> Result<Buf, ModelError> {
-        let spec = BufSpec { label: "norms and biases", element: Element::F32, len: values.len() };
+        let spec = BufSpec {
+            label: "norms and biases",
+            element: Element::F32,
+            len: values.len(),
+        };
         let buf = self.device.alloc(spec)?;
         self.device.write_f32(buf, values)?;
         Ok(buf)
@@ -76,12 +92,20 @@ impl<'a> Binder<'a> {
     pub(crate) fn values(&mut self, name: &str, len: usize) -> Result<Vec<f32>, ModelError> {
         let tensor = self.find(name, (1, len))?;
         let mut values = vec![0.0; len];
-        kvist_device::decode_row(tensor.format()?, self.file.data(tensor)?.as_ref(), &mut values);
+        kvist_device::decode_row(
+            tensor.format()?,
+            self.file.data(tensor)?.as_ref(),
+            &mut values,
+        );
         Ok(values)
     }
 
     /// Values that files of this family may leave out.
-    pub(crate) fn opt_values(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, ModelError> {
+    pub(crate) fn opt_values(
+        &mut self,
+        name: &str,
+        len: usize,
+    ) -> Result<Option<Vec<f32>>, ModelError> {
         match self.file.tensor(name) {
             Some(_) => self.values(name, len).map(Some),
             None => Ok(None),
@@ -90,7 +114,12 @@ impl<'a> Binder<'a> {
 
     /// Every tensor of the file must have been asked for: one that is not would be silently ignored.
     pub(crate) fn finish(self) -> Result<(), ModelError> {
-        match self.file.tensors().iter().find(|tensor| !self.bound.contains(&*tensor.name)) {
+        match self
+            .file
+            .tensors()
+            .iter()
+            .find(|tensor| !self.bound.contains(&*tensor.name))
+        {
             Some(stray) => Err(ModelError::UnexpectedTensor {
                 name: stray.name.to_string(),
                 architecture: self.architecture,
@@ -107,18 +136,30 @@ impl<'a> Binder<'a> {
     ) -> Result<Weight, ModelError> {
         let tensor = self.find(name, shape)?;
         let bytes: SharedBytes = Arc::new(self.file.data(tensor)?);
-        let source = WeightSource { format: tensor.format()?, rows: shape.0, cols: shape.1, bytes };
+        let source = WeightSource {
+            format: tensor.format()?,
+            rows: shape.0,
+            cols: shape.1,
+            bytes,
+        };
         Ok(self.device.prepare(source, residence)?)
     }
 
     fn find(&mut self, name: &str, expected: (usize, usize)) -> Result<&'a TensorInfo, ModelError> {
-        let tensor = self.file.tensor(name).ok_or_else(|| ModelError::MissingTensor {
-            name: name.to_owned(),
-            architecture: self.architecture,
-        })?;
+        let tensor = self
+            .file
+            .tensor(name)
+            .ok_or_else(|| ModelError::MissingTensor {
+                name: name.to_owned(),
+                architecture: self.architecture,
+            })?;
         let given = (tensor.rows(), tensor.cols());
         if given != expected {
-            return Err(ModelError::WrongShape { name: name.to_owned(), expected, given });
+            return Err(ModelError::WrongShape {
+                name: name.to_owned(),
+                expected,
+                given,
+            });
         }
         self.bound.insert(name.to_owned());
         Ok(tensor)

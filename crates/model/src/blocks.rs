@@ -48,7 +48,8 @@ impl Layer {
         (idx, qkv_bias): (usize, QkvBias),
     ) -> Result<Self, ModelError> {
         let name = |part: &str| format!("blk.{idx}.{part}");
-        let (dim, ffn, q_dim, kv_dim) = (config.dim, config.ffn_dim, config.q_dim(), config.kv_dim());
+        let (dim, ffn, q_dim, kv_dim) =
+            (config.dim, config.ffn_dim, config.q_dim(), config.kv_dim());
         let mut linear = |part: &str, rows: usize, cols: usize, bias: QkvBias| {
             let weight = binder.matrix(&name(&format!("{part}.weight")), (rows, cols))?;
             let bias_name = name(&format!("{part}.bias"));
@@ -100,12 +101,23 @@ impl Trunk {
         let mut inv_freq = config.inv_freq();
         // Llama 3 stores how far each frequency was slowed down for long contexts.
         if let Some(factors) = binder.opt_values("rope_freqs.weight", inv_freq.len())? {
-            inv_freq.iter_mut().zip(factors).for_each(|(freq, factor)| *freq /= factor);
+            inv_freq
+                .iter_mut()
+                .zip(factors)
+                .for_each(|(freq, factor)| *freq /= factor);
         }
         let inv_freq = binder.upload(&inv_freq)?;
         let buffers = StepBuffers::alloc(binder.device(), &config, shape)?;
         binder.device().reserve(shape.tokens_max);
-        Ok(Self { config, buffers, table, norm, head, inv_freq, ops: Vec::new() })
+        Ok(Self {
+            config,
+            buffers,
+            table,
+            norm,
+            head,
+            inv_freq,
+            ops: Vec::new(),
+        })
     }
 
     /// Writes the batch to the device, lets `layers` add its operations between embedding and head,
@@ -157,7 +169,12 @@ impl Pass<'_> {
     fn embed(&mut self, table: Weight, inv_freq: Buf) {
         let b = self.buffers;
         let half = self.config.head_dim / 2;
-        self.ops.push(Op::Embed { table, tokens: b.tokens, out: b.x, n: self.n });
+        self.ops.push(Op::Embed {
+            table,
+            tokens: b.tokens,
+            out: b.x,
+            n: self.n,
+        });
         self.ops.push(Op::RopeAngles {
             positions: b.positions,
             inv_freq,
@@ -169,7 +186,12 @@ impl Pass<'_> {
     }
 
     /// `x += W_o attention(rope(W_q h), rope(W_k h), W_v h)`, `h = norm(x)`
-    pub(crate) fn attention(&mut self, layer: &Layer, (idx, kv): (usize, KvCache), rotation: Rotation) {
+    pub(crate) fn attention(
+        &mut self,
+        layer: &Layer,
+        (idx, kv): (usize, KvCache),
+        rotation: Rotation,
+    ) {
         let b = self.buffers;
         let c = self.config;
         self.norm(b.x, layer.attn_norm, b.normed, self.n);
@@ -213,7 +235,11 @@ impl Pass<'_> {
         self.norm(b.x, layer.ffn_norm, b.normed, self.n);
         self.linear(plain(layer.gate), b.normed, b.gate, Epilogue::Store);
         self.linear(plain(layer.up), b.normed, b.up, Epilogue::Store);
-        self.ops.push(Op::SiluMul { gate: b.gate, up: b.up, len: self.n * self.config.ffn_dim });
+        self.ops.push(Op::SiluMul {
+            gate: b.gate,
+            up: b.up,
+            len: self.n * self.config.ffn_dim,
+        });
         self.linear(plain(layer.down), b.gate, b.x, Epilogue::Accumulate);
     }
 
@@ -224,7 +250,13 @@ impl Pass<'_> {
         }
         let b = self.buffers;
         let dim = self.config.dim;
-        self.ops.push(Op::GatherRows { x: b.x, rows: b.logit_rows, out: b.last, n: rows, dim });
+        self.ops.push(Op::GatherRows {
+            x: b.x,
+            rows: b.logit_rows,
+            out: b.last,
+            n: rows,
+            dim,
+        });
         self.norm(b.last, norm, b.normed, rows);
         self.ops.push(Op::Matmul(MatmulOp {
             weight: head,
@@ -238,17 +270,39 @@ impl Pass<'_> {
 
     fn norm(&mut self, x: Buf, weight: Buf, out: Buf, n: usize) {
         let (dim, eps) = (self.config.dim, self.config.norm_eps);
-        self.ops.push(Op::RmsNorm { x, weight, out, n, dim, eps });
+        self.ops.push(Op::RmsNorm {
+            x,
+            weight,
+            out,
+            n,
+            dim,
+            eps,
+        });
     }
 
     fn linear(&mut self, linear: Linear, x: Buf, out: Buf, epilogue: Epilogue) {
         let Linear { weight, bias } = linear;
-        self.ops.push(Op::Matmul(MatmulOp { weight, bias, x, out, n: self.n, epilogue }));
+        self.ops.push(Op::Matmul(MatmulOp {
+            weight,
+            bias,
+            x,
+            out,
+            n: self.n,
+            epilogue,
+        }));
     }
 
     fn rope(&mut self, x: Buf, heads: usize, style: RopeStyle) {
         let (cos, sin) = (self.buffers.cos, self.buffers.sin);
         let head_dim = self.config.head_dim;
-        self.ops.push(Op::Rope(RopeOp { x, cos, sin, n: self.n, heads, head_dim, style }));
+        self.ops.push(Op::Rope(RopeOp {
+            x,
+            cos,
+            sin,
+            n: self.n,
+            heads,
+            head_dim,
+            style,
+        }));
     }
 }

@@ -67,7 +67,11 @@ impl Keys<'_> {
     }
 
     fn bad(&self, key: &str, given: impl ToString, rule: &'static str) -> ModelError {
-        ModelError::BadParameter { key: self.name(key), given: given.to_string(), rule }
+        ModelError::BadParameter {
+            key: self.name(key),
+            given: given.to_string(),
+            rule,
+        }
     }
 
     fn count(&self, key: &str) -> Result<usize, ModelError> {
@@ -101,7 +105,10 @@ impl Keys<'_> {
 impl DecoderConfig {
     pub(crate) fn read(file: &GgufFile) -> Result<Self, ModelError> {
         let architecture = Architecture::of(file)?;
-        let keys = Keys { metadata: file.metadata(), prefix: architecture.name() };
+        let keys = Keys {
+            metadata: file.metadata(),
+            prefix: architecture.name(),
+        };
         let mut notes = Vec::new();
         let dim = keys.count("embedding_length")?;
         let heads = keys.count("attention.head_count")?;
@@ -113,7 +120,11 @@ impl DecoderConfig {
             }
         };
         if !heads.is_multiple_of(kv_heads) {
-            return Err(keys.bad("attention.head_count_kv", kv_heads, "it must divide head_count"));
+            return Err(keys.bad(
+                "attention.head_count_kv",
+                kv_heads,
+                "it must divide head_count",
+            ));
         }
         let eps_key = "attention.layer_norm_rms_epsilon";
         let norm_eps = keys.positive(eps_key, keys.metadata.require_f32(&keys.name(eps_key))?)?;
@@ -171,11 +182,19 @@ fn head_dim(keys: &Keys<'_>, dim: usize, heads: usize) -> Result<usize, ModelErr
         Some(length) => length,
         None if dim.is_multiple_of(heads) => dim / heads,
         None => {
-            return Err(keys.bad("attention.head_count", heads, "it must divide embedding_length"));
+            return Err(keys.bad(
+                "attention.head_count",
+                heads,
+                "it must divide embedding_length",
+            ));
         }
     };
     if !head_dim.is_multiple_of(8) || head_dim > 256 {
-        return Err(keys.bad("attention.key_length", head_dim, "it must be a multiple of 8, at most 256"));
+        return Err(keys.bad(
+            "attention.key_length",
+            head_dim,
+            "it must be a multiple of 8, at most 256",
+        ));
     }
     if let Some(length) = keys.opt_count("attention.value_length")?
         && length != head_dim
@@ -185,7 +204,11 @@ fn head_dim(keys: &Keys<'_>, dim: usize, heads: usize) -> Result<usize, ModelErr
     if let Some(length) = keys.opt_count("rope.dimension_count")?
         && length != head_dim
     {
-        return Err(keys.bad("rope.dimension_count", length, "partial rotation is not supported"));
+        return Err(keys.bad(
+            "rope.dimension_count",
+            length,
+            "partial rotation is not supported",
+        ));
     }
     Ok(head_dim)
 }
@@ -194,21 +217,22 @@ fn vocab_len(file: &GgufFile) -> Result<usize, ModelError> {
     let name = "token_embd.weight";
     match file.tensor(name) {
         Some(table) => Ok(table.rows()),
-        None => Err(ModelError::MissingTensor { name: name.to_owned(), architecture: "every model" }),
+        None => Err(ModelError::MissingTensor {
+            name: name.to_owned(),
+            architecture: "every model",
+        }),
     }
 }
 
-fn rope(
-    keys: &Keys<'_>,
-    head_dim: usize,
-    notes: &mut Vec<String>,
-) -> Result<Rope, ModelError> {
+fn rope(keys: &Keys<'_>, head_dim: usize, notes: &mut Vec<String>) -> Result<Rope, ModelError> {
     const BASE: f32 = 10_000.0;
     debug_assert!(head_dim.is_multiple_of(2));
     let base = match keys.metadata.opt_f32(&keys.name("rope.freq_base"))? {
         Some(base) => keys.positive("rope.freq_base", base)?,
         None => {
-            notes.push(format!("no rope.freq_base in the file: {BASE}, the GGUF default"));
+            notes.push(format!(
+                "no rope.freq_base in the file: {BASE}, the GGUF default"
+            ));
             BASE
         }
     };

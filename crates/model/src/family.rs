@@ -32,9 +32,13 @@ impl Architecture {
 
     pub(crate) fn of(file: &GgufFile) -> Result<Self, ModelError> {
         let given = file.metadata().require_str("general.architecture")?;
-        Self::ALL.into_iter().find(|family| family.name() == given).ok_or_else(|| {
-            ModelError::UnknownArchitecture { given: given.to_owned(), supported: Self::SUPPORTED }
-        })
+        Self::ALL
+            .into_iter()
+            .find(|family| family.name() == given)
+            .ok_or_else(|| ModelError::UnknownArchitecture {
+                given: given.to_owned(),
+                supported: Self::SUPPORTED,
+            })
     }
 }
 
@@ -60,7 +64,10 @@ pub fn weight_uses(file: &GgufFile) -> Vec<WeightUse<'_>> {
     let tied = file.tensor("output.weight").is_none();
     file.tensors()
         .iter()
-        .map(|tensor| WeightUse { tensor, residence: residence(tensor, tied) })
+        .map(|tensor| WeightUse {
+            tensor,
+            residence: residence(tensor, tied),
+        })
         .collect()
 }
 

@@ -51,8 +51,18 @@ impl StepBuffers {
         config: &DecoderConfig,
         shape: StepShape,
     ) -> Result<Self, ModelError> {
-        let mut buf = |label, element, len| device.alloc(BufSpec { label, element, len });
-        let StepShape { tokens_max: n, sequences_max: seqs, tables_max } = shape;
+        let mut buf = |label, element, len| {
+            device.alloc(BufSpec {
+                label,
+                element,
+                len,
+            })
+        };
+        let StepShape {
+            tokens_max: n,
+            sequences_max: seqs,
+            tables_max,
+        } = shape;
         let half = config.head_dim / 2;
         Ok(Self {
             shape,
@@ -83,7 +93,11 @@ impl StepBuffers {
         device: &mut dyn Device,
         batch: &ForwardBatch<'_>,
     ) -> Result<(), ModelError> {
-        let StepShape { tokens_max, sequences_max, tables_max } = self.shape;
+        let StepShape {
+            tokens_max,
+            sequences_max,
+            tables_max,
+        } = self.shape;
         for (what, limit, given) in [
             ("tokens", tokens_max, batch.tokens.len()),
             ("sequences", sequences_max, batch.spans.len()),

@@ -47,12 +47,23 @@ impl Runner {
                 },
             })
             .expect("memory for a test");
-        let shape = StepShape { tokens_max: CONTEXT, sequences_max: CONTEXT, tables_max: BLOCKS };
+        let shape = StepShape {
+            tokens_max: CONTEXT,
+            sequences_max: CONTEXT,
+            tables_max: BLOCKS,
+        };
         let model = kvist_model::load(&file, &mut device, shape).expect("a complete model");
         // Not the identity: a block's place in the pool must not matter.
-        let table = (0..BLOCKS as u32).map(|i| (i * 13 + 5) % BLOCKS as u32).collect();
+        let table = (0..BLOCKS as u32)
+            .map(|i| (i * 13 + 5) % BLOCKS as u32)
+            .collect();
         std::fs::remove_file(path).expect("just written");
-        Self { device, model, kv, table }
+        Self {
+            device,
+            model,
+            kv,
+            table,
+        }
     }
 
     /// Logits of every row of `tokens`, which begin at position `first`.
@@ -78,19 +89,33 @@ impl Runner {
             block_tables: &self.table,
             logit_rows: &logit_rows,
         };
-        self.model.forward(&mut self.device, self.kv, &batch).expect("a valid batch");
-        let logits = self.device.read_f32(self.model.logits()).expect("f32 logits");
+        self.model
+            .forward(&mut self.device, self.kv, &batch)
+            .expect("a valid batch");
+        let logits = self
+            .device
+            .read_f32(self.model.logits())
+            .expect("f32 logits");
         let vocab_len = self.model.config().vocab_len;
-        logits.chunks(vocab_len).take(tokens.len()).map(<[f32]>::to_vec).collect()
+        logits
+            .chunks(vocab_len)
+            .take(tokens.len())
+            .map(<[f32]>::to_vec)
+            .collect()
     }
 
     fn greedy(&mut self, prompt: &[u32], count: usize) -> Vec<u32> {
         let mut known = prompt.to_vec();
         let mut row = self.forward(prompt, 0).pop().expect("a prompt");
         for _ in 0..count {
-            let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).expect("logits");
+            let best = (0..row.len())
+                .max_by(|a, b| row[*a].total_cmp(&row[*b]))
+                .expect("logits");
             known.push(best as u32);
-            row = self.forward(&[best as u32], known.len() - 1).pop().expect("one row");
+            row = self
+                .forward(&[best as u32], known.len() - 1)
+                .pop()
+                .expect("one row");
         }
         known.split_off(prompt.len())
     }
@@ -132,7 +157,10 @@ fn chunks_threads_and_tiers_do_not_change_a_bit() {
                 }
                 let same = rows.iter().flatten().zip(whole.iter().flatten());
                 let differing = same.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-                assert_eq!(differing, 0, "{name} on {isa}, {threads} threads, chunks of {chunk}");
+                assert_eq!(
+                    differing, 0,
+                    "{name} on {isa}, {threads} threads, chunks of {chunk}"
+                );
             }
         }
     }
