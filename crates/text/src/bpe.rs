@@ -1,13 +1,12 @@
 //! Byte-level byte-pair encoding (Sennrich et al. 2016; over bytes: Radford et al. 2019).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 
-use kvist_base::{TokenId, mix64};
+use kvist_base::TokenId;
 
 use crate::byte_alphabet;
 use crate::error::TextError;
+use crate::hash::VocabMap;
 use crate::merge::{Joined, Merger, TEXT_BYTES_MAX};
 use crate::special::{Fragment, SpecialTokens};
 use crate::split::PreTokenizer;
@@ -15,28 +14,8 @@ use crate::table::{TokenEntry, TokenTable};
 use crate::tokenizer::{SpecialText, Tokenizer};
 use crate::vocab::{TokenType, VocabSpec};
 
-/// Hashes a pair of token ids with one multiplication chain instead of SipHash: pairs come from
-/// the model file, so there is nobody to defend against, and merging does little else.
-#[derive(Default)]
-struct PairHasher(u64);
-
-impl Hasher for PairHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = mix64(self.0 ^ word);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-type PairMap = HashMap<u64, Joined, BuildHasherDefault<PairHasher>>;
+/// By left and right token: what they merge into.
+type PairMap = VocabMap<u64, Joined>;
 
 fn pair_key(left: u32, right: u32) -> u64 {
     u64::from(left) << 32 | u64::from(right)
@@ -47,7 +26,7 @@ pub(crate) struct Bpe {
     table: TokenTable,
     special: SpecialTokens,
     pre: &'static PreTokenizer,
-    /// By byte: its token. Vocabularies may lack bytes that never occur in UTF-8.
+    /// By byte: its token, or the unknown token.
     byte_tokens: Vec<Option<TokenId>>,
     merges: PairMap,
     bos: Option<TokenId>,
@@ -70,11 +49,12 @@ impl Bpe {
         });
         let table = TokenTable::new(entries, &spec.special)?;
         let merges = parse_merges(&spec.merges, &table)?;
+        let unknown = table.unknown_token(&spec.special);
         let byte_tokens = (0..=255u8)
             .map(|byte| {
                 let mut buffer = [0; 4];
                 let letter = byte_alphabet::letter(byte).encode_utf8(&mut buffer);
-                table.text_token(letter).or(spec.special.unk)
+                table.text_token(letter).or(unknown)
             })
             .collect();
         let bos = spec.special.bos.filter(|_| spec.add_bos);
@@ -88,19 +68,18 @@ impl Bpe {
         })
     }
 
-    fn encode_text(&self, text: &str, state: &mut EncodeState) -> Result<(), TextError> {
+    fn encode_text(&self, text: &str, state: &mut EncodeState) {
         let text = self.pre.normalize(text);
         let mut rest: &str = &text;
         while !rest.is_empty() {
             let piece;
             (piece, rest) = rest.split_at(self.pre.piece_len(rest));
-            self.encode_piece(piece, state)?;
+            self.encode_piece(piece, state);
         }
-        Ok(())
     }
 
     /// Merges one pre-token. Merges never reach across pre-tokens.
-    fn encode_piece(&self, piece: &str, state: &mut EncodeState) -> Result<(), TextError> {
+    fn encode_piece(&self, piece: &str, state: &mut EncodeState) {
         if self.pre.ignores_merges() {
             state.letters.clear();
             state
@@ -108,14 +87,8 @@ impl Bpe {
                 .extend(piece.bytes().map(byte_alphabet::letter));
             if let Some(token) = self.table.text_token(&state.letters) {
                 state.tokens.push(token);
-                return Ok(());
+                return;
             }
-        }
-        if let Some(byte) = piece
-            .bytes()
-            .find(|&byte| self.byte_tokens[byte as usize].is_none())
-        {
-            return Err(TextError::NoTokenForByte { byte });
         }
         let bytes = piece
             .bytes()
@@ -123,11 +96,10 @@ impl Bpe {
         state.merger.start(bytes.map(|token| (token.0, 1)));
         state
             .merger
-            .merge(|left, right, _| self.merges.get(&pair_key(left.id, right.id)).copied());
+            .merge(|left, right| self.merges.get(&pair_key(left.id, right.id)).copied());
         state
             .tokens
             .extend(state.merger.symbols().map(|symbol| TokenId(symbol.id)));
-        Ok(())
     }
 }
 
@@ -145,7 +117,7 @@ impl Tokenizer for Bpe {
         for fragment in self.special.split(text, mode) {
             match fragment {
                 Fragment::Token(token) => state.tokens.push(token),
-                Fragment::Text(text) => self.encode_text(text, &mut state)?,
+                Fragment::Text(text) => self.encode_text(text, &mut state),
             }
         }
         Ok(state.tokens)
@@ -216,7 +188,7 @@ fn token_bytes(text: &str, kind: TokenType) -> Vec<u8> {
 }
 
 fn parse_merges(merges: &[String], table: &TokenTable) -> Result<PairMap, TextError> {
-    let mut map = PairMap::with_capacity_and_hasher(merges.len(), BuildHasherDefault::default());
+    let mut map = PairMap::with_capacity_and_hasher(merges.len(), Default::default());
     let mut whole = String::new();
     for ((index, text), rank) in merges.iter().enumerate().zip(0u32..) {
         let bad = |reason| TextError::BadMerge {

@@ -87,12 +87,6 @@ pub enum TextError {
         /// The token.
         token: TokenId,
     },
-    /// The vocabulary has no token for a byte of the text, and no unknown token either.
-    #[error("the vocabulary has no token for the byte {byte:#04x}")]
-    NoTokenForByte {
-        /// The byte.
-        byte: u8,
-    },
     /// A text whose bytes cannot be counted in 32 bits.
     #[error("the text has {given} bytes, at most {limit} can be tokenised")]
     TextTooLong {

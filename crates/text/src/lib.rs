@@ -19,6 +19,7 @@ mod byte_alphabet;
 mod chat;
 mod detok;
 mod error;
+mod hash;
 mod hf;
 mod merge;
 mod special;

@@ -8,6 +8,8 @@ use std::collections::BinaryHeap;
 pub(crate) struct Symbol {
     /// Which symbol it is; what the number means is up to the caller of [`merge`].
     pub id: u32,
+    /// Where the text it covers begins, in bytes.
+    pub start: u32,
     /// Bytes of the text it covers. Zero once its left neighbour has absorbed it.
     pub len: u32,
     prev: u32,
@@ -53,14 +55,17 @@ impl Merger {
     pub fn start(&mut self, symbols: impl Iterator<Item = (u32, u32)>) {
         self.symbols.clear();
         self.heap.clear();
+        let mut start = 0;
         for ((id, len), at) in symbols.zip(0u32..) {
             let prev = at.checked_sub(1).unwrap_or(NONE);
             self.symbols.push(Symbol {
                 id,
+                start,
                 len,
                 prev,
                 next: at + 1,
             });
+            start += len;
         }
         if let Some(last) = self.symbols.last_mut() {
             last.next = NONE;
@@ -69,17 +74,10 @@ impl Merger {
 
     /// Joins neighbours until nothing can be joined: O(n log n) for n symbols.
     ///
-    /// `join(left, right, offset)` says what two neighbours make; `left` covers the text at byte
-    /// `offset`.
-    pub fn merge(&mut self, mut join: impl FnMut(Symbol, Symbol, usize) -> Option<Joined>) {
-        let mut offsets = Vec::with_capacity(self.symbols.len());
-        let mut offset = 0;
-        for symbol in &self.symbols {
-            offsets.push(offset);
-            offset += symbol.len as usize;
-        }
-        for left in 1..self.symbols.len() {
-            self.consider(left - 1, &offsets, &mut join);
+    /// `join(left, right)` says what two neighbours make.
+    pub fn merge(&mut self, mut join: impl FnMut(Symbol, Symbol) -> Option<Joined>) {
+        for right in 1..self.symbols.len() {
+            self.consider(right - 1, &mut join);
         }
         while let Some(Reverse(best)) = self.heap.pop() {
             let at = best.left as usize;
@@ -95,34 +93,28 @@ impl Merger {
             self.symbols[at] = Symbol {
                 id: best.id,
                 len: best.len,
-                prev: left.prev,
                 next: right.next,
+                ..left
             };
             if right.next != NONE {
                 self.symbols[right.next as usize].prev = best.left;
-                self.consider(at, &offsets, &mut join);
+                self.consider(at, &mut join);
             }
             if left.prev != NONE {
-                self.consider(left.prev as usize, &offsets, &mut join);
+                self.consider(left.prev as usize, &mut join);
             }
         }
     }
 
     /// Puts the pair that begins with symbol `at`, which has a right neighbour, on the heap.
-    fn consider(
-        &mut self,
-        at: usize,
-        offsets: &[usize],
-        join: &mut impl FnMut(Symbol, Symbol, usize) -> Option<Joined>,
-    ) {
+    fn consider(&mut self, at: usize, join: &mut impl FnMut(Symbol, Symbol) -> Option<Joined>) {
         let left = self.symbols[at];
         let right = self.symbols[left.next as usize];
-        if let Some(Joined { rank, id }) = join(left, right, offsets[at]) {
-            let left_idx = right.prev;
+        if let Some(Joined { rank, id }) = join(left, right) {
             let len = left.len + right.len;
             self.heap.push(Reverse(Candidate {
                 rank,
-                left: left_idx,
+                left: right.prev,
                 len,
                 id,
             }));
@@ -169,27 +161,29 @@ mod tests {
             let text: Vec<u32> = (0..40).map(|_| draw(4)).collect();
             let mut merger = Merger::default();
             merger.start(text.iter().map(|&id| (id, 1)));
-            merger.merge(|left, right, _| rules.get(&(left.id, right.id)).copied());
+            merger.merge(|left, right| rules.get(&(left.id, right.id)).copied());
             let merged: Vec<u32> = merger.symbols().map(|symbol| symbol.id).collect();
             assert_eq!(merged, naive(text, &rules), "seed {seed}");
         }
     }
 
     #[test]
-    fn offsets_name_the_text_a_pair_covers() {
+    fn symbols_know_the_text_they_cover() {
         let text = "xyxyz";
         let mut merger = Merger::default();
         merger.start(text.bytes().map(|byte| (u32::from(byte), 1)));
-        merger.merge(|left, right, offset| {
-            let pair = &text[offset..offset + (left.len + right.len) as usize];
-            ["xy", "xyz"]
+        merger.merge(|left, right| {
+            let start = left.start as usize;
+            let pair = &text[start..start + (left.len + right.len) as usize];
+            let rank = ["xy", "xyz"]
                 .iter()
-                .zip(0u32..)
-                .find(|(known, _)| **known == pair)
-                .map(|(_, rank)| Joined {
-                    rank,
-                    id: 1000 + rank,
-                })
+                .zip(0..)
+                .find(|(known, _)| **known == pair)?
+                .1;
+            Some(Joined {
+                rank,
+                id: 1000 + rank,
+            })
         });
         let merged: Vec<u32> = merger.symbols().map(|symbol| symbol.id).collect();
         assert_eq!(merged, [1000, 1001]);

@@ -37,7 +37,7 @@ impl Spm {
         let kinds = token_kinds(&spec)?;
         let ranks = ranks(&spec)?;
         let longest_text = spec.tokens.iter().map(String::len).max().unwrap_or(0);
-        let mut byte_tokens = vec![spec.special.unk; 256];
+        let mut byte_tokens = vec![None; 256];
         let mut entries = Vec::with_capacity(spec.tokens.len());
         // In user-defined tokens too, `▁` may stand for a space: text is searched for the latter.
         let literal: Vec<String> = spec
@@ -72,6 +72,11 @@ impl Spm {
             (id, text, entry.kind)
         }));
         let table = TokenTable::new(entries.into_iter(), &spec.special)?;
+        let unknown = table.unknown_token(&spec.special);
+        let byte_tokens = byte_tokens
+            .into_iter()
+            .map(|token| token.or(unknown))
+            .collect();
         Ok(Self {
             table,
             special,
@@ -100,35 +105,29 @@ impl Spm {
             #[allow(clippy::cast_possible_truncation)]
             (token.map_or(NO_TOKEN, |token| token.0), c.len_utf8() as u32)
         }));
-        state.merger.merge(|left, right, offset| {
+        state.merger.merge(|left, right| {
             let len = (left.len + right.len) as usize;
             if len > self.longest_text {
                 return None;
             }
-            let token = self.table.text_token(&text[offset..offset + len])?;
+            let start = left.start as usize;
+            let token = self.table.text_token(&text[start..start + len])?;
             Some(Joined {
                 rank: self.ranks[token.idx()],
                 id: token.0,
             })
         });
-        let mut offset = 0;
         for symbol in state.merger.symbols() {
-            let end = offset + symbol.len as usize;
-            if symbol.id == NO_TOKEN {
-                self.push_bytes(&text.as_bytes()[offset..end], &mut state.tokens)?;
-            } else {
+            if symbol.id != NO_TOKEN {
                 state.tokens.push(TokenId(symbol.id));
+                continue;
             }
-            offset = end;
-        }
-        Ok(())
-    }
-
-    /// A character the vocabulary does not have, byte by byte.
-    fn push_bytes(&self, bytes: &[u8], tokens: &mut Vec<TokenId>) -> Result<(), TextError> {
-        for &byte in bytes {
-            let token = self.byte_tokens[byte as usize];
-            tokens.push(token.ok_or(TextError::NoTokenForByte { byte })?);
+            let start = symbol.start as usize;
+            let bytes = &text.as_bytes()[start..start + symbol.len as usize];
+            let tokens = bytes
+                .iter()
+                .filter_map(|&byte| self.byte_tokens[byte as usize]);
+            state.tokens.extend(tokens);
         }
         Ok(())
     }

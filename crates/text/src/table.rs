@@ -1,10 +1,9 @@
 //! The checked vocabulary: what every tokenizer needs to know about its tokens.
 
-use std::collections::HashMap;
-
 use kvist_base::TokenId;
 
 use crate::error::TextError;
+use crate::hash::VocabMap;
 use crate::vocab::{SpecialIds, TokenType};
 
 /// Control tokens that end a turn in the chat formats of published models. Files name one end
@@ -38,7 +37,7 @@ pub(crate) struct TokenTable {
     /// By token: where its bytes end in `bytes`; they begin where the token before ends.
     byte_ends: Vec<u32>,
     kinds: Vec<TokenType>,
-    by_text: HashMap<Box<str>, TokenId>,
+    by_text: VocabMap<Box<str>, TokenId>,
     end_tokens: Vec<TokenId>,
     longest: usize,
 }
@@ -57,7 +56,7 @@ impl TokenTable {
             bytes: Vec::new(),
             byte_ends: Vec::with_capacity(len),
             kinds: Vec::with_capacity(len),
-            by_text: HashMap::with_capacity(len),
+            by_text: VocabMap::with_capacity_and_hasher(len, Default::default()),
             end_tokens: [special.eos, special.eot, special.eom]
                 .into_iter()
                 .flatten()
@@ -119,6 +118,14 @@ impl TokenTable {
         let token = self.by_text(text)?;
         let kind = self.kinds[token.idx()];
         matches!(kind, TokenType::Normal | TokenType::UserDefined).then_some(token)
+    }
+
+    /// The unknown token, if text may become it: some files name a control token, which would let
+    /// text end a conversation.
+    pub fn unknown_token(&self, special: &SpecialIds) -> Option<TokenId> {
+        special
+            .unk
+            .filter(|&unk| self.kind(unk) != Some(TokenType::Control))
     }
 
     pub fn is_special(&self, token: TokenId) -> bool {

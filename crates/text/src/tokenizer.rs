@@ -23,8 +23,11 @@ pub enum SpecialText {
 pub trait Tokenizer: Send + Sync {
     /// The tokens of `text`. Never adds a begin or end token of its own.
     ///
+    /// A byte the vocabulary has no token for (some lack bytes of rare characters) becomes the
+    /// unknown token, or nothing if there is none: what the published tokenizers do.
+    ///
     /// # Errors
-    /// Only if the vocabulary cannot express a byte of `text`.
+    /// [`TextError::TextTooLong`] for 4 GiB of text; [`TextError::Encode`] from `tokenizer.json`.
     fn encode(&self, text: &str, mode: SpecialText) -> Result<Vec<TokenId>, TextError>;
 
     /// The token every prompt of this model begins with, if it is one of those models.
@@ -51,8 +54,8 @@ pub trait Tokenizer: Send + Sync {
     /// The token written `text` in the vocabulary; with equal texts, the lowest id.
     fn token_id(&self, text: &str) -> Option<TokenId>;
 
-    /// Bytes of the longest token. A text of `n` bytes has at least `n / longest` tokens, which
-    /// tells without tokenising that some texts are too long.
+    /// Bytes of the longest token. A text of `n` bytes has at least `n / longest` tokens (bytes
+    /// without a token aside), which tells without tokenising that some texts are too long.
     fn longest_token_bytes(&self) -> usize;
 }
 

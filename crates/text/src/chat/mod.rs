@@ -293,6 +293,3 @@ fn describe(error: &Error) -> String {
         None => error.kind().to_string(),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -89,7 +89,7 @@ pub(super) fn single_digits(text: &str) -> usize {
 /// one before left: `[\p{P}\$\+<=>\^~\|]+`, then [`gpt2`]'s, `\p{N}+`, and `[0-9][0-9][0-9]`.
 pub(super) fn ggml_default(text: &str) -> usize {
     if first(text).is_some_and(is_number) {
-        return ascii_triple(&text[..run(text, is_number)]);
+        return ascii_triple(text);
     }
     if first(text).is_some_and(is_isolated) {
         return run(text, is_isolated);
@@ -104,14 +104,21 @@ fn is_isolated(c: char) -> bool {
     is_punctuation(c) || matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '~' | '|')
 }
 
-/// Three ASCII digits, or the number characters before the first such three.
-fn ascii_triple(number: &str) -> usize {
-    let is_triple = |three: &[u8]| three.iter().all(u8::is_ascii_digit);
-    match number.as_bytes().windows(3).position(is_triple) {
-        Some(0) => 3,
-        Some(before) => before,
-        None => number.len(),
+/// Three ASCII digits, or the number characters before the next such three. Looks no further: a
+/// long number is scanned once, not once for each piece of it.
+fn ascii_triple(text: &str) -> usize {
+    let is_triple = |at: usize| {
+        text.as_bytes()
+            .get(at..at + 3)
+            .is_some_and(|three| three.iter().all(u8::is_ascii_digit))
+    };
+    if is_triple(0) {
+        return 3;
     }
+    let end = text
+        .char_indices()
+        .find(|&(at, c)| !is_number(c) || is_triple(at));
+    end.map_or(text.len(), |(at, _)| at)
 }
 
 /// Llama 3 and Qwen 2, with at most `DIGITS` number characters in a piece:
