@@ -14,6 +14,7 @@ mod metrics;
 mod pack;
 mod request;
 mod run;
+mod score;
 mod shape;
 mod shared;
 mod step;
@@ -28,6 +29,7 @@ pub use load::{
 pub use machine::read_machine;
 pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
 pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
+pub use score::{ScoreError, Scorer};
 
 // What callers need to state a request or read an answer, so that they depend on this room alone.
 pub use kvist_kernels::Isa;

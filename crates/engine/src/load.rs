@@ -38,6 +38,8 @@ pub struct EngineOptions {
     pub prefix_caching: bool,
     /// Most tokens one sequence gets in a step while others are alive.
     pub chunk_max: Option<Tokens>,
+    /// Most blocks of the KV pool, where the plan would give it more: for tests and experiments.
+    pub kv_blocks_max: Option<Blocks>,
     /// The instruction tier; `None` for the best there is.
     pub isa: Option<Isa>,
 }
@@ -49,6 +51,7 @@ impl Default for EngineOptions {
             waiting_max: 256,
             prefix_caching: true,
             chunk_max: None,
+            kv_blocks_max: None,
             isa: None,
         }
     }
@@ -139,12 +142,21 @@ pub struct PlannedModel {
 /// # Errors
 /// When the file is not a model kvist can serve, or a limit makes no sense. A model that does not
 /// fit is not an error here: the plan says so.
-pub fn plan_file(path: &Path, machine: &Machine, limits: &Limits) -> Result<PlannedModel, LoadError> {
+pub fn plan_file(
+    path: &Path,
+    machine: &Machine,
+    limits: &Limits,
+) -> Result<PlannedModel, LoadError> {
     let file = GgufFile::open_header(path)?;
     let config = kvist_model::open(&file)?;
     let shape = model_shape(&file, &config)?;
     let plan = kvist_plan::plan(&shape, machine, limits)?;
-    Ok(PlannedModel { shape, plan, is_complete: file.is_complete(), notes: config.notes })
+    Ok(PlannedModel {
+        shape,
+        plan,
+        is_complete: file.is_complete(),
+        notes: config.notes,
+    })
 }
 
 /// A running engine. Dropping it drains it.
@@ -155,7 +167,9 @@ pub struct Engine {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine").field("model", &self.handle.info().name).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("model", &self.handle.info().name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -177,7 +191,21 @@ impl Engine {
     ///
     /// # Errors
     /// [`LoadError`]; nothing is left behind.
-    pub fn load(path: &Path, machine: &Machine, options: &EngineOptions) -> Result<Self, LoadError> {
+    pub fn load(
+        path: &Path,
+        machine: &Machine,
+        options: &EngineOptions,
+    ) -> Result<Self, LoadError> {
+        Self::load_around(path, machine, options, |device| device)
+    }
+
+    /// [`Self::load`] with the device that `wrap` puts around the loaded one: tests make it fail.
+    pub(crate) fn load_around(
+        path: &Path,
+        machine: &Machine,
+        options: &EngineOptions,
+        wrap: impl FnOnce(Box<dyn Device>) -> Box<dyn Device>,
+    ) -> Result<Self, LoadError> {
         let file = GgufFile::open(path)?;
         let config = kvist_model::open(&file)?;
         for note in &config.notes {
@@ -193,17 +221,24 @@ impl Engine {
         let parts = loaded.shared_parts(&file, (shape, plan), in_flight_max)?;
         if parts.tokenizer.vocab_len() > config.vocab_len {
             let (vocab_len, table_rows) = (parts.tokenizer.vocab_len(), config.vocab_len);
-            return Err(LoadError::VocabMismatch { vocab_len, table_rows });
+            return Err(LoadError::VocabMismatch {
+                vocab_len,
+                table_rows,
+            });
         }
-        // One place more than requests can be in flight: the drain's wake-up always fits.
+        // Requests in flight alone never fill it, so none that got a place is refused here.
         let (sender, commands) = sync_channel(in_flight_max + 1);
         let shared = Arc::new(Shared::new(parts, sender));
-        let core = loaded.into_core(Arc::clone(&shared));
+        let mut core = loaded.into_core(Arc::clone(&shared));
+        core.device = wrap(core.device);
         let thread = thread::Builder::new()
             .name("kvist-engine".to_owned())
             .spawn(move || run(core, &commands))
             .map_err(LoadError::Thread)?;
-        Ok(Self { handle: EngineHandle { shared }, thread: Some(thread) })
+        Ok(Self {
+            handle: EngineHandle { shared },
+            thread: Some(thread),
+        })
     }
 
     /// A connection for callers.
@@ -255,11 +290,21 @@ impl Loaded {
         config: &DecoderConfig,
         (plan, options): (&Plan, &EngineOptions),
     ) -> Result<Self, LoadError> {
-        let Limits { block_size, running_max, step_tokens_max, kv_dtype, threads, .. } = options.limits;
+        let Limits {
+            block_size,
+            running_max,
+            step_tokens_max,
+            kv_dtype,
+            threads,
+            ..
+        } = options.limits;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let threads = NonZeroUsize::new(threads as usize).unwrap_or(NonZeroUsize::MIN);
         let mut device = CpuDevice::new(CpuOptions { threads, isa })?;
         let running_max = running_max as usize;
+        let blocks_total = options
+            .kv_blocks_max
+            .map_or(plan.kv.blocks, |max| plan.kv.blocks.min(max));
         let batch = BatchLimits {
             block_size,
             tokens_max: step_tokens_max.len(),
@@ -268,17 +313,17 @@ impl Loaded {
         };
         let scheduler = Scheduler::new(SchedulerConfig {
             block_size,
-            blocks_total: plan.kv.blocks,
+            blocks_total,
             running_max,
             waiting_max: running_max + options.waiting_max,
             step_tokens_max,
             chunk_max: options.chunk_max,
             model_len_max: plan.model_len,
             prefix_caching: options.prefix_caching,
-            watermark: Blocks(plan.kv.blocks.0 / 100),
+            watermark: Blocks(blocks_total.0 / 100),
         })?;
         let kv = device.alloc_kv(KvSpec {
-            blocks: plan.kv.blocks.len(),
+            blocks: blocks_total.len(),
             block_size: block_size.len(),
             layers: config.layers,
             kv_heads: config.kv_heads,
@@ -296,8 +341,18 @@ impl Loaded {
             tables_max: batch.tables_max,
         };
         let model = kvist_model::load(file, &mut device, shape)?;
-        let pool = PoolShape { block_size, blocks_total: plan.kv.blocks };
-        Ok(Self { device, model, kv, scheduler, batch, pool })
+        let pool = PoolShape {
+            block_size,
+            blocks_total: plan.kv.blocks,
+        };
+        Ok(Self {
+            device,
+            model,
+            kv,
+            scheduler,
+            batch,
+            pool,
+        })
     }
 
     fn shared_parts(
@@ -320,7 +375,13 @@ impl Loaded {
             threads: caps.threads,
             plan,
         };
-        Ok(SharedParts { info, tokenizer, template, pool: self.pool, in_flight_max })
+        Ok(SharedParts {
+            info,
+            tokenizer,
+            template,
+            pool: self.pool,
+            in_flight_max,
+        })
     }
 
     fn into_core(self, shared: Arc<Shared>) -> Core {
@@ -341,5 +402,8 @@ impl Loaded {
 /// Entries all block tables of a step can have: no more than each running sequence at full length.
 /// Tables may share blocks, so the pool alone is no bound.
 fn tables_max(plan: &Plan, running_max: usize, block_size: Tokens) -> usize {
-    plan.model_len.div_ceil(block_size).len().saturating_mul(running_max)
+    plan.model_len
+        .div_ceil(block_size)
+        .len()
+        .saturating_mul(running_max)
 }

@@ -1,6 +1,6 @@
 //! A step plan packed into the flat arrays a device reads.
 
-use kvist_base::Tokens;
+use kvist_base::{BlockId, TokenId, Tokens};
 use kvist_device::{ForwardBatch, SequenceSpan};
 use kvist_sched::{Scheduler, StepPlan};
 
@@ -27,7 +27,12 @@ pub(crate) struct BatchLimits {
 
 impl BatchScratch {
     pub(crate) fn new(limits: BatchLimits) -> Self {
-        let BatchLimits { block_size, tokens_max, sequences_max, tables_max } = limits;
+        let BatchLimits {
+            block_size,
+            tokens_max,
+            sequences_max,
+            tables_max,
+        } = limits;
         Self {
             block_size,
             tokens: Vec::with_capacity(tokens_max),
@@ -41,36 +46,73 @@ impl BatchScratch {
 
     /// Lays the plan's chunks out as rows, in plan order.
     pub(crate) fn pack(&mut self, plan: &StepPlan, scheduler: &Scheduler) -> ForwardBatch<'_> {
+        self.clear();
+        for chunk in plan.chunks() {
+            let view = scheduler
+                .sequence(chunk.seq)
+                .expect("a scheduled sequence is known");
+            assert_eq!(
+                chunk.start, view.computed_len,
+                "a chunk starts where the KV ends"
+            );
+            self.push(&ChunkRows {
+                known: view.tokens,
+                block_table: view.block_table,
+                start: chunk.start,
+                end: chunk.end,
+                logits_from: if chunk.wants_logits {
+                    chunk.end - Tokens(1)
+                } else {
+                    chunk.end
+                },
+            });
+        }
+        self.batch()
+    }
+
+    /// Forgets the rows packed so far.
+    pub(crate) fn clear(&mut self) {
         self.tokens.clear();
         self.positions.clear();
         self.slots.clear();
         self.spans.clear();
         self.block_tables.clear();
         self.logit_rows.clear();
-        for chunk in plan.chunks() {
-            let view = scheduler.sequence(chunk.seq).expect("a scheduled sequence is known");
-            assert_eq!(chunk.start, view.computed_len, "a chunk starts where the KV ends");
-            let first_row = index(self.tokens.len());
-            self.spans.push(SequenceSpan {
-                first_row,
-                rows: chunk.token_count().0,
-                first_position: chunk.start.0,
-                table_start: index(self.block_tables.len()),
-            });
-            let span = chunk.start.len()..chunk.end.len();
-            self.tokens.extend(view.tokens[span].iter().map(|token| token.0));
-            self.positions.extend(chunk.start.0..chunk.end.0);
-            let table = view.block_table;
-            self.slots.extend((chunk.start.0..chunk.end.0).map(|position| {
-                let block = table[(position / self.block_size.0) as usize];
-                block.0 * self.block_size.0 + position % self.block_size.0
-            }));
-            let used = chunk.end.div_ceil(self.block_size).len();
-            self.block_tables.extend(table[..used].iter().map(|block| block.0));
-            if chunk.wants_logits {
-                self.logit_rows.push(index(self.tokens.len() - 1));
-            }
-        }
+    }
+
+    /// Adds a chunk's rows after those packed so far.
+    pub(crate) fn push(&mut self, chunk: &ChunkRows<'_>) {
+        let ChunkRows {
+            known,
+            block_table,
+            start,
+            end,
+            logits_from,
+        } = *chunk;
+        let first_row = index(self.tokens.len());
+        self.spans.push(SequenceSpan {
+            first_row,
+            rows: (end - start).0,
+            first_position: start.0,
+            table_start: index(self.block_tables.len()),
+        });
+        self.tokens
+            .extend(known[start.len()..end.len()].iter().map(|token| token.0));
+        self.positions.extend(start.0..end.0);
+        self.slots.extend((start.0..end.0).map(|position| {
+            let block = block_table[(position / self.block_size.0) as usize];
+            block.0 * self.block_size.0 + position % self.block_size.0
+        }));
+        let used = end.div_ceil(self.block_size).len();
+        self.block_tables
+            .extend(block_table[..used].iter().map(|block| block.0));
+        let wanted = logits_from.max(start).0..end.0;
+        self.logit_rows
+            .extend(wanted.map(|position| first_row + position - start.0));
+    }
+
+    /// What has been packed.
+    pub(crate) fn batch(&self) -> ForwardBatch<'_> {
         ForwardBatch {
             tokens: &self.tokens,
             positions: &self.positions,
@@ -80,6 +122,23 @@ impl BatchScratch {
             logit_rows: &self.logit_rows,
         }
     }
+}
+
+/// One sequence's part of a step.
+///
+/// ```text
+/// position  0      start      logits_from      end
+///           |-in KV--|--computed--|--and logits--|
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChunkRows<'a> {
+    /// Tokens of the sequence from position 0, at least up to `end`.
+    pub(crate) known: &'a [TokenId],
+    /// Its blocks, with room up to `end`.
+    pub(crate) block_table: &'a [BlockId],
+    pub(crate) start: Tokens,
+    pub(crate) end: Tokens,
+    pub(crate) logits_from: Tokens,
 }
 
 /// Rows of a step are bounded by `max_num_batched_tokens`, table entries by the pool: both are u32.
