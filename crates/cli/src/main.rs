@@ -1,3 +1,5 @@
-//! The `kvist` binary: hands the command line to the library and returns its exit code.
+//! The `kvist` program; see the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    kvist_cli::main()
+}

@@ -1,0 +1,42 @@
+//! `kvist bench`.
+
+use clap::Args;
+
+use super::{MemoryArgs, ModelArgs};
+
+/// Measure how fast a model runs on this machine.
+#[derive(Args, Debug)]
+#[command(before_help = "\
+Examples:
+  kvist bench
+  kvist bench model.gguf -p 512 -n 128 --batch 1,4,16
+  kvist bench model.gguf --json > result.json")]
+pub struct BenchArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    /// Length of the prompt that is computed; 0 skips this test.
+    #[arg(short = 'p', long, value_name = "TOKENS", default_value_t = 512)]
+    pub prompt_tokens: u32,
+    /// Tokens produced; 0 skips this test.
+    #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 128)]
+    pub output_tokens: u32,
+    /// Sequences that produce tokens at once, one test for each number.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        value_delimiter = ',',
+        default_value = "1,4,16"
+    )]
+    pub batch: Vec<u32>,
+    /// How often each test is run; the median counts.
+    #[arg(short, long, value_name = "COUNT", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repetitions: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub memory: MemoryArgs,
+}

@@ -1,0 +1,110 @@
+//! Flags that bound memory and work. Their names are vLLM's where the meaning is.
+
+use clap::{Args, ValueEnum};
+use kvist_base::{Bytes, KvDtype, Tokens};
+use kvist_plan::{Limits, Machine, MemoryLimit};
+
+use super::tokens::ContextLen;
+
+/// What bounds memory, whatever the command.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Memory")]
+pub struct MemoryArgs {
+    /// Most memory the process may hold, such as 6GiB [default: 90 % of what there is].
+    #[arg(long, value_name = "SIZE", conflicts_with = "gpu_memory_utilization")]
+    pub memory: Option<Bytes>,
+    /// The same as a share of the machine's memory, or of the container's. The name is vLLM's.
+    #[arg(long, value_name = "SHARE")]
+    pub gpu_memory_utilization: Option<f64>,
+    /// Longest sequence, prompt and output: tokens, 16k for 16384, or auto for what fits.
+    #[arg(
+        long,
+        visible_alias = "ctx",
+        value_name = "TOKENS",
+        default_value = "auto"
+    )]
+    pub max_model_len: ContextLen,
+    /// How the KV cache stores values.
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = KvCacheDtype::Auto)]
+    pub kv_cache_dtype: KvCacheDtype,
+    /// Compute threads [default: as many as the process may use cores].
+    #[arg(long, value_name = "COUNT")]
+    pub threads: Option<u32>,
+}
+
+/// What bounds the work done at once.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Batching")]
+pub struct BatchArgs {
+    /// Most sequences that run at once.
+    #[arg(long, visible_alias = "max-batch-size", value_name = "COUNT",
+          default_value_t = Limits::default().running_max)]
+    pub max_num_seqs: u32,
+    /// Most tokens one step computes.
+    #[arg(long, value_name = "TOKENS", default_value_t = Limits::default().step_tokens_max.0)]
+    pub max_num_batched_tokens: u32,
+    /// Tokens of a KV block.
+    #[arg(long, value_name = "TOKENS", default_value_t = Limits::default().block_size.0)]
+    pub block_size: u32,
+}
+
+/// How the KV cache stores values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KvCacheDtype {
+    /// The best there is for the model: f16.
+    Auto,
+    /// Half precision.
+    F16,
+    /// Single precision, for comparisons with references.
+    F32,
+}
+
+impl KvCacheDtype {
+    fn dtype(self) -> KvDtype {
+        match self {
+            Self::Auto => KvDtype::default(),
+            Self::F16 => KvDtype::F16,
+            Self::F32 => KvDtype::F32,
+        }
+    }
+}
+
+impl MemoryArgs {
+    /// The limits of a command that runs one sequence at a time.
+    pub fn limits_for_one(&self, machine: &Machine) -> Limits {
+        Limits {
+            running_max: 1,
+            ..self.with_defaults(machine)
+        }
+    }
+
+    /// The limits of a command that runs batches.
+    pub fn limits(&self, batch: &BatchArgs, machine: &Machine) -> Limits {
+        Limits {
+            running_max: batch.max_num_seqs,
+            step_tokens_max: Tokens(batch.max_num_batched_tokens),
+            block_size: Tokens(batch.block_size),
+            ..self.with_defaults(machine)
+        }
+    }
+
+    fn with_defaults(&self, machine: &Machine) -> Limits {
+        let defaults = Limits::default();
+        let memory = match (self.memory, self.gpu_memory_utilization) {
+            (Some(bytes), _) => MemoryLimit::Absolute(bytes),
+            (None, Some(share)) => MemoryLimit::Fraction(share),
+            (None, None) => defaults.memory,
+        };
+        let model_len = match self.max_model_len {
+            ContextLen::Auto => None,
+            ContextLen::Tokens(len) => Some(len),
+        };
+        Limits {
+            memory,
+            model_len,
+            kv_dtype: self.kv_cache_dtype.dtype(),
+            threads: self.threads.unwrap_or(machine.cores),
+            ..defaults
+        }
+    }
+}

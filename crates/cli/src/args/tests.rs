@@ -1,0 +1,152 @@
+#![allow(clippy::unwrap_used)]
+
+use clap::error::ErrorKind;
+use kvist_base::{Bytes, KvDtype, Tokens};
+use kvist_plan::{Limits, Machine, MemoryLimit};
+
+use super::*;
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+}
+
+fn machine() -> Machine {
+    Machine {
+        mem_total: Bytes::GIB * 8,
+        mem_available: Bytes::GIB * 6,
+        cgroup_limit: None,
+        cgroup_used: None,
+        cores: 6,
+    }
+}
+
+fn serve(line: &str) -> ServeArgs {
+    match parse(line).unwrap() {
+        Command::Serve(args) => args,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_definition_is_consistent() {
+    command().debug_assert();
+}
+
+#[test]
+fn without_flags_the_limits_are_the_planners_own() {
+    let args = serve("kvist serve");
+    let expected = Limits {
+        threads: 6,
+        ..Limits::default()
+    };
+    assert_eq!(args.memory.limits(&args.batch, &machine()), expected);
+    assert!(args.prefix_caching.is_on());
+    assert_eq!((args.host.as_str(), args.port), ("127.0.0.1", 8000));
+    assert_eq!(
+        args.max_waiting,
+        kvist_engine::EngineOptions::default().waiting_max
+    );
+}
+
+#[test]
+fn every_limit_has_its_flag() {
+    let args = serve(
+        "kvist serve m.gguf --memory 6GiB --max-model-len 16k --max-num-seqs 3 \
+         --max-num-batched-tokens 256 --block-size 32 --kv-cache-dtype f32 --threads 2",
+    );
+    let expected = Limits {
+        memory: MemoryLimit::Absolute(Bytes::GIB * 6),
+        model_len: Some(Tokens(16_384)),
+        running_max: 3,
+        step_tokens_max: Tokens(256),
+        block_size: Tokens(32),
+        kv_dtype: KvDtype::F32,
+        threads: 2,
+    };
+    assert_eq!(args.memory.limits(&args.batch, &machine()), expected);
+    let share = serve("kvist serve --gpu-memory-utilization 0.4 --ctx auto");
+    let limits = share.memory.limits_for_one(&machine());
+    assert_eq!(
+        (limits.memory, limits.running_max),
+        (MemoryLimit::Fraction(0.4), 1)
+    );
+}
+
+#[test]
+fn of_two_prefix_caching_flags_the_last_counts() {
+    assert!(
+        !serve("kvist serve --no-prefix-caching")
+            .prefix_caching
+            .is_on()
+    );
+    assert!(
+        !serve("kvist serve --enable-prefix-caching --no-prefix-caching")
+            .prefix_caching
+            .is_on()
+    );
+    assert!(
+        serve("kvist serve --no-prefix-caching --enable-prefix-caching")
+            .prefix_caching
+            .is_on()
+    );
+}
+
+#[test]
+fn wrong_command_lines_are_refused() {
+    for line in [
+        "kvist serve --memory 1GiB --gpu-memory-utilization 0.5",
+        "kvist serve --memory lots",
+        "kvist serve --max-model-len 0",
+        "kvist serve --port 65536",
+        "kvist serve --kv-cache-dtype q4",
+        "kvist serve a.gguf b.gguf",
+        "kvist run --raw --system x -p y",
+        "kvist bench -r 0",
+        "kvist pull",
+        "kvist completions nosuchshell",
+        "kvist fly",
+    ] {
+        let error = parse(line).unwrap_err();
+        assert_eq!(
+            error.exit_code(),
+            i32::from(Exit::Usage.code()),
+            "{line}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_typo_gets_the_nearest_command() {
+    let error = parse("kvist inspec-t").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidSubcommand);
+    assert!(error.to_string().contains("inspect"), "{error}");
+}
+
+#[test]
+fn every_command_has_help_with_an_example_that_fits_a_screen() {
+    let mut all = command();
+    all.build();
+    for sub in all
+        .get_subcommands_mut()
+        .filter(|sub| sub.get_name() != "help")
+    {
+        let help = sub.render_help().to_string();
+        assert!(
+            help.contains("Examples:\n  kvist "),
+            "{}: {help}",
+            sub.get_name()
+        );
+        let lines = help.lines().count();
+        assert!(lines <= 80, "{}: {lines} lines", sub.get_name());
+    }
+    let long = command().render_long_help().to_string();
+    assert!(long.starts_with("Examples:"), "{long}");
+    assert!(long.contains("78  the model does not fit"), "{long}");
+}
+
+#[test]
+fn keys_are_not_in_debug_output() {
+    let args = serve("kvist serve --api-key hunter2 --api-key other");
+    assert_eq!(args.keys.api_key, ["hunter2", "other"]);
+    assert!(!format!("{args:?}").contains("hunter2"));
+}

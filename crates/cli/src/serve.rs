@@ -1,0 +1,302 @@
+//! `kvist serve`: plan, load, listen, drain.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::Path;
+use std::process;
+use std::time::{Instant, SystemTime};
+
+use kvist_engine::{Engine, EngineOptions, plan_file};
+use kvist_server::ServerConfig;
+
+use crate::args::{ApiKeyArgs, ServeArgs};
+use crate::environment::Environment;
+use crate::error::{CliError, does_not_fit};
+use crate::exit::Exit;
+use crate::model_ref;
+use crate::plan::notes;
+use crate::session;
+use crate::signals::StopSignals;
+use crate::terminal::say;
+
+/// Keys longer than this are a wrong file, not a key.
+const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
+
+pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, CliError> {
+    let api_keys = read_keys(&args.keys)?;
+    let addresses = resolve(&args.host, args.port)?;
+    if api_keys.is_empty() && !args.insecure_no_auth {
+        refuse_open_door(&args.host, &addresses)?;
+    }
+    // Before the model is loaded: a port in use is known at once, and nobody else can take it.
+    let listener = listen(&addresses, args)?;
+    let path = model_ref::resolve(&args.model, environment)?;
+    let engine = load(args, &path)?;
+    let config = ServerConfig {
+        served_names: served_names(args, &path),
+        api_keys,
+        version: env!("CARGO_PKG_VERSION"),
+        started: SystemTime::now(),
+        ..ServerConfig::default()
+    };
+    announce(&listener, &config).map_err(|error| session::system_error(&error))?;
+    serve_until_stopped(&engine, listener, config)?;
+    let report = session::shut_down(engine)?;
+    say(&format!(
+        "stopped: {} requests, {} failed, KV blocks {}/{} free",
+        report.accepted, report.failed, report.blocks_free.0, report.blocks_total.0
+    ));
+    Ok(Exit::Ok)
+}
+
+/// Shows the plan, then loads what it promises.
+fn load(args: &ServeArgs, path: &Path) -> Result<Engine, CliError> {
+    let machine = session::machine()?;
+    let options = EngineOptions {
+        limits: args.memory.limits(&args.batch, &machine),
+        waiting_max: args.max_waiting,
+        prefix_caching: args.prefix_caching.is_on(),
+        ..EngineOptions::default()
+    };
+    let planned = plan_file(path, &machine, &options.limits)?;
+    if !planned.plan.fits() {
+        return Err(does_not_fit(&planned.plan));
+    }
+    say(&format!("{}", planned.plan));
+    notes(&planned).for_each(|note| say(&format!("note: {note}")));
+    let begun = Instant::now();
+    let engine = session::load(path, &machine, &options)?;
+    let info = engine.handle();
+    let info = info.info();
+    let seconds = begun.elapsed().as_secs_f64();
+    say(&format!(
+        "loaded in {seconds:.1} s: {}, {} threads",
+        info.isa, info.threads
+    ));
+    Ok(engine)
+}
+
+/// The names clients may ask for: those given, else the model's as the user knows it.
+fn served_names(args: &ServeArgs, path: &Path) -> Vec<String> {
+    if !args.served_model_name.is_empty() {
+        return args.served_model_name.clone();
+    }
+    let stem = path
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned());
+    match &args.model.model {
+        // A path is nobody's name for a model; what the file is called comes closest.
+        Some(model) if !Path::new(model).exists() => vec![model.clone()],
+        Some(_) => stem.into_iter().collect(),
+        None => vec![crate::catalogue::DEFAULT_MODEL.name.to_owned()],
+    }
+}
+
+fn announce(listener: &TcpListener, config: &ServerConfig) -> io::Result<()> {
+    let base = format!("http://{}", listener.local_addr()?);
+    let key = if config.api_keys.is_empty() {
+        "none needed"
+    } else {
+        "needed"
+    };
+    let name = config.served_names.first().map_or("", String::as_str);
+    say(&format!(
+        "\nOpenAI API   {base}/v1    model \"{name}\"    key: {key}"
+    ));
+    say(&format!("Metrics      {base}/metrics"));
+    say("Ctrl-C finishes what runs and stops; once more stops at once.");
+    Ok(())
+}
+
+fn serve_until_stopped(
+    engine: &Engine,
+    listener: TcpListener,
+    config: ServerConfig,
+) -> Result<(), CliError> {
+    let system = |error: io::Error| session::system_error(&error);
+    listener.set_nonblocking(true).map_err(system)?;
+    let handle = engine.handle();
+    session::runtime()?.block_on(async {
+        let mut signals = StopSignals::listen().map_err(system)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(system)?;
+        let metrics = engine.handle();
+        let stop = async move {
+            signals.next().await;
+            let now = metrics.metrics();
+            say(&format!(
+                "draining: {} running, {} waiting",
+                now.running, now.waiting
+            ));
+            tokio::spawn(async move {
+                signals.next().await;
+                say("stopped at once: unfinished requests are lost");
+                process::exit(i32::from(Exit::Interrupted.code()));
+            });
+        };
+        kvist_server::serve(listener, handle, config, stop)
+            .await
+            .map_err(system)
+    })
+}
+
+/// Keys of the flags and the file, which has one a line; empty lines and `#` comments are skipped.
+fn read_keys(args: &ApiKeyArgs) -> Result<Vec<String>, CliError> {
+    let mut keys = args.api_key.clone();
+    if let Some(path) = &args.api_key_file {
+        let bad = |why: String| {
+            CliError::new(
+                Exit::Usage,
+                format!("{} cannot be used as a key file", path.display()),
+            )
+            .because(why)
+            .fix("a text file with one key a line")
+        };
+        let size = fs::metadata(path)
+            .map_err(|error| bad(error.to_string()))?
+            .len();
+        if size > KEY_FILE_BYTES_MAX {
+            return Err(bad(format!(
+                "it has {size} bytes; {KEY_FILE_BYTES_MAX} are allowed"
+            )));
+        }
+        let text = fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+        let lines = text.lines().map(str::trim);
+        let before = keys.len();
+        keys.extend(
+            lines
+                .filter(|l| !l.is_empty() && !l.starts_with('#'))
+                .map(str::to_owned),
+        );
+        if keys.len() == before {
+            // Serving without a key because a file is empty would be the opposite of what was meant.
+            return Err(bad("it holds no key".to_owned()));
+        }
+    }
+    if keys.iter().any(|key| key.trim().is_empty()) {
+        return Err(CliError::new(Exit::Usage, "an API key is empty")
+            .because("an empty key would open the door to everybody")
+            .fix("leave --api-key out to serve this machine alone"));
+    }
+    Ok(keys)
+}
+
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, CliError> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let addresses = (bare, port).to_socket_addrs().map(Vec::from_iter);
+    let reason = match addresses {
+        Ok(addresses) if !addresses.is_empty() => return Ok(addresses),
+        Ok(_) => "it has no address".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(CliError::new(
+        Exit::Usage,
+        format!("--host {host} is not an address of this machine"),
+    )
+    .because(reason)
+    .fix("--host 127.0.0.1    this machine only")
+    .fix("--host 0.0.0.0      every network, with --api-key-file FILE"))
+}
+
+/// Whoever can reach an open server can use it, and read what others are answered.
+fn refuse_open_door(host: &str, addresses: &[SocketAddr]) -> Result<(), CliError> {
+    if addresses.iter().all(|address| address.ip().is_loopback()) {
+        return Ok(());
+    }
+    Err(CliError::new(
+        Exit::Usage,
+        format!("--host {host} would serve other machines without a key"),
+    )
+    .because("anybody who can reach this machine could use the model")
+    .fix("--api-key-file FILE     a key for each client")
+    .fix("--host 127.0.0.1        this machine only")
+    .fix("--insecure-no-auth      if that is what you want"))
+}
+
+fn listen(addresses: &[SocketAddr], args: &ServeArgs) -> Result<TcpListener, CliError> {
+    let (host, port) = (&args.host, args.port);
+    TcpListener::bind(addresses).map_err(|error| {
+        let what = format!("cannot listen on {host}:{port}");
+        match error.kind() {
+            io::ErrorKind::AddrInUse => CliError::new(Exit::AddressInUse, what)
+                .because("another program listens there")
+                .fix(format!("--port {}", port.checked_add(1).unwrap_or(8000)))
+                .fix("--port 0    any free one"),
+            io::ErrorKind::PermissionDenied => CliError::new(Exit::Usage, what)
+                .because(error.to_string())
+                .fix("a port from 1024 on: --port 8000"),
+            _ => CliError::new(Exit::Usage, what)
+                .because(error.to_string())
+                .fix("--host 127.0.0.1"),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(flags: &[&str], file: Option<&str>) -> Result<Vec<String>, CliError> {
+        let path = std::env::temp_dir().join(format!(
+            "kvist-keys-{}-{:?}",
+            process::id(),
+            std::thread::current().id()
+        ));
+        let api_key_file = file.map(|text| {
+            fs::write(&path, text).unwrap();
+            path.clone()
+        });
+        let api_key = flags.iter().map(|&key| key.to_owned()).collect();
+        let read = read_keys(&ApiKeyArgs {
+            api_key,
+            api_key_file,
+        });
+        let _ = fs::remove_file(&path);
+        read
+    }
+
+    #[test]
+    fn keys_come_from_flags_and_file_together() {
+        assert_eq!(keys(&[], None).unwrap(), Vec::<String>::new());
+        let read = keys(&["a"], Some("# ours\n\n  b \r\nc")).unwrap();
+        assert_eq!(read, ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_key_that_opens_to_everybody_is_refused() {
+        for (flags, file) in [(&[""][..], None), (&[" "], None), (&[], Some("\n# none\n"))] {
+            assert_eq!(
+                keys(flags, file).unwrap_err().exit,
+                Exit::Usage,
+                "{flags:?} {file:?}"
+            );
+        }
+        let missing = ApiKeyArgs {
+            api_key: vec![],
+            api_key_file: Some("/no/such/file".into()),
+        };
+        assert_eq!(read_keys(&missing).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn only_loopback_may_be_open() {
+        let refused = |host: &str| refuse_open_door(host, &resolve(host, 1).unwrap()).is_err();
+        assert!(!refused("127.0.0.1") && !refused("[::1]") && !refused("127.8.9.10"));
+        assert!(refused("0.0.0.0") && refused("::") && refused("192.168.1.2"));
+        assert_eq!(resolve("no such host", 1).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[test]
+    fn a_port_in_use_has_its_own_exit_code() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let command =
+            crate::args::Cli::parse_for_test(&format!("kvist serve --port {}", address.port()));
+        let crate::args::Command::Serve(args) = command else {
+            panic!()
+        };
+        let error = listen(&[address], &args).unwrap_err();
+        assert_eq!(error.exit, Exit::AddressInUse);
+        assert!(error.to_string().contains("--port"), "{error}");
+    }
+}

@@ -1,0 +1,78 @@
+//! What the commands that generate have in common: the machine, the engine, the runtime.
+
+use std::io;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kvist_engine::plan::Machine;
+use kvist_engine::{ChatInput, ChatMessage, Engine, EngineOptions, ShutdownReport, read_machine};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::CliError;
+use crate::exit::Exit;
+
+/// The machine as this process may use it.
+pub(crate) fn machine() -> Result<Machine, CliError> {
+    read_machine().map_err(|error| {
+        CliError::new(Exit::Other, "this machine's memory cannot be read")
+            .because(error.to_string())
+    })
+}
+
+/// The runtime of the main thread. The engine has its own threads.
+pub(crate) fn runtime() -> Result<Runtime, CliError> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| system_error(&error))
+}
+
+/// Something the operating system refused that no other error names.
+pub(crate) fn system_error(error: &io::Error) -> CliError {
+    CliError::new(Exit::Other, "the system refused").because(error.to_string())
+}
+
+/// Loads a model.
+pub(crate) fn load(
+    path: &Path,
+    machine: &Machine,
+    options: &EngineOptions,
+) -> Result<Engine, CliError> {
+    Ok(Engine::load(path, machine, options)?)
+}
+
+/// Stops the engine; blocks that did not come back are our bug.
+pub(crate) fn shut_down(engine: Engine) -> Result<ShutdownReport, CliError> {
+    let report = engine.shutdown();
+    if report.blocks_free == report.blocks_total {
+        return Ok(report);
+    }
+    let what = format!(
+        "KV blocks {}/{} free after the last request",
+        report.blocks_free.0, report.blocks_total.0
+    );
+    Err(CliError::new(Exit::EngineFault, what).fix("this is a bug: please report it"))
+}
+
+/// A message of a conversation.
+pub(crate) fn message(role: &str, content: impl Into<String>) -> ChatMessage {
+    ChatMessage {
+        role: role.to_owned(),
+        content: Some(content.into()),
+        ..ChatMessage::default()
+    }
+}
+
+/// A conversation for the model to continue, as of now.
+pub(crate) fn conversation(messages: Vec<ChatMessage>) -> ChatInput {
+    let mut input = ChatInput {
+        messages,
+        add_generation_prompt: true,
+        ..ChatInput::default()
+    };
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    input.now.0 = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    input
+}
