@@ -17,6 +17,7 @@
 //! weighted by it (online softmax, Milakov and Gimelshein 2018; as in flash attention, Dao 2022).
 
 mod layout;
+mod register;
 mod split;
 mod tile;
 

@@ -1,17 +1,14 @@
 //! The inner loops: scores, softmax and weighted values of a tile of queries.
 
+use std::ops::Range;
+
 use super::layout::KvSlice;
+use super::register::{SCORE_COLUMNS, Weights, dots, get, put, weighted_sum};
 use super::split::Piece;
 use super::{AttentionBatch, KV_TILE, PARTITION, QUERY_TILE};
 use crate::exp::exp;
 use crate::lanes::{Lanes, Oct};
 use crate::shared::ClaimedChunks;
-
-/// Positions whose scores are taken in one register tile.
-const SCORE_COLUMNS: usize = 4;
-
-/// Vectors of the output that are summed in one register tile.
-const VALUE_OCTS: usize = 4;
 
 /// One task: a piece of the batch for one key head.
 ///
@@ -38,6 +35,23 @@ impl Tile<'_> {
     #[inline(always)]
     fn first_query(&self, position: usize) -> usize {
         position.saturating_sub(self.piece.first_position) * self.batch.group()
+    }
+
+    /// Where the keys or values of the leading positions that lie in one block are in the arena,
+    /// and how many positions these are.
+    #[inline(always)]
+    fn run(&self, side: Side, positions: Range<usize>) -> (Range<usize>, usize) {
+        let layout = &self.batch.kv.layout;
+        let table = &self.batch.block_tables[self.piece.table_start..];
+        let block = table[positions.start / layout.block_size] as usize;
+        let slot = positions.start % layout.block_size;
+        let run = (layout.block_size - slot).min(positions.len());
+        let head_start = match side {
+            Side::Keys => layout.k_offset(block, self.batch.layer, self.head),
+            Side::Values => layout.v_offset(block, self.batch.layer, self.head),
+        };
+        let start = head_start + slot * layout.head_dim;
+        (start..start + run * layout.head_dim, run)
     }
 
     /// The chunk (of `group * head_dim` values) of `out` that holds a row of the piece.
@@ -81,7 +95,7 @@ pub(super) struct TileScratch {
     /// Keys, then values of a tile of positions, `[KV_TILE][head_dim]`.
     kv: Vec<Oct>,
     /// Scores, then weights: `[queries][KV_TILE]`.
-    weights: Vec<[Oct; KV_TILE / 8]>,
+    weights: Vec<Weights>,
     /// Of the partition being computed.
     part: Softmax,
     /// Of the partitions folded so far.
@@ -182,32 +196,13 @@ impl TileScratch {
 
     /// Converts keys or values of some positions into `kv`.
     #[inline(always)]
-    fn gather<L: Lanes>(
-        &mut self,
-        lanes: L,
-        tile: &Tile<'_>,
-        side: Side,
-        positions: std::ops::Range<usize>,
-    ) {
-        let batch = tile.batch;
-        let layout = &batch.kv.layout;
-        let table = &batch.block_tables[tile.piece.table_start..];
+    fn gather<L: Lanes>(&mut self, lanes: L, tile: &Tile<'_>, side: Side, positions: Range<usize>) {
         let mut rest = &mut self.kv[..positions.len() * self.head_octs];
         let mut position = positions.start;
         while position < positions.end {
-            let (block, slot) = (
-                table[position / layout.block_size] as usize,
-                position % layout.block_size,
-            );
-            let run = (layout.block_size - slot).min(positions.end - position);
-            let head_start = match side {
-                Side::Keys => layout.k_offset(block, batch.layer, tile.head),
-                Side::Values => layout.v_offset(block, batch.layer, tile.head),
-            };
-            let start = head_start + slot * layout.head_dim;
-            let span = start..start + run * layout.head_dim;
+            let (span, run) = tile.run(side, position..positions.end);
             let (to, after) = rest.split_at_mut(run * self.head_octs);
-            match batch.kv.values {
+            match tile.batch.kv.values {
                 KvSlice::F16(kv) => {
                     let (from, _) = kv[span].as_chunks::<8>();
                     for (to, from) in to.iter_mut().zip(from) {
@@ -229,7 +224,7 @@ impl TileScratch {
     /// Scores of the first `len` positions of the tile (and, up to a multiple of
     /// [`SCORE_COLUMNS`], meaningless ones).
     #[inline(always)]
-    fn score<L: Lanes>(&mut self, lanes: L, queries: std::ops::Range<usize>, len: usize) {
+    fn score<L: Lanes>(&mut self, lanes: L, queries: Range<usize>, len: usize) {
         let octs = self.head_octs;
         let columns = len.div_ceil(SCORE_COLUMNS) * SCORE_COLUMNS;
         let mut query = queries.start;
@@ -263,11 +258,10 @@ impl TileScratch {
                 f32::NEG_INFINITY
             };
         }
-        let greatest = row
-            .iter()
-            .fold(lanes.splat(self.part.max[query]), |max, oct| {
-                lanes.max(lanes.load(&oct.0), max)
-            });
+        let mut greatest = lanes.splat(self.part.max[query]);
+        for oct in row.iter() {
+            greatest = lanes.max(lanes.load(&oct.0), greatest);
+        }
         let mut by_lane = [0.0; 8];
         lanes.store(greatest, &mut by_lane);
         let max = by_lane
@@ -295,12 +289,7 @@ impl TileScratch {
 
     /// Adds weighted values: for each query over its own `count` of positions, in order.
     #[inline(always)]
-    fn weigh<L: Lanes>(
-        &mut self,
-        lanes: L,
-        queries: std::ops::Range<usize>,
-        count: impl Fn(usize) -> usize,
-    ) {
+    fn weigh<L: Lanes>(&mut self, lanes: L, queries: Range<usize>, count: impl Fn(usize) -> usize) {
         let octs = self.head_octs;
         let mut query = queries.start;
         while query < queries.end {
@@ -311,7 +300,12 @@ impl TileScratch {
                 let weights = [&self.weights[query], &self.weights[query + 1]];
                 let sums = &mut self.part.values[query * octs..(query + 2) * octs];
                 let (first, second) = sums.split_at_mut(octs);
-                weighted_sum(lanes, weights, &self.kv[..near * octs], [first, second]);
+                weighted_sum(
+                    lanes,
+                    weights,
+                    &self.kv[..near * octs],
+                    &mut [first, second],
+                );
                 let sums = &mut self.part.values[(query + 1) * octs..(query + 2) * octs];
                 for position in near..far {
                     let weight = lanes.splat(get(weights[1], position));
@@ -323,7 +317,7 @@ impl TileScratch {
             } else {
                 let sums = &mut self.part.values[query * octs..(query + 1) * octs];
                 let kv = &self.kv[..count(query) * octs];
-                weighted_sum(lanes, [&self.weights[query]], kv, [sums]);
+                weighted_sum(lanes, [&self.weights[query]], kv, &mut [sums]);
             }
             query += 2;
         }
@@ -423,85 +417,4 @@ impl TileScratch {
 enum Side {
     Keys,
     Values,
-}
-
-/// Dot products of `Q` queries with four keys: eight chains over the head, then one tree.
-#[inline(always)]
-fn dots<L: Lanes, const Q: usize>(
-    lanes: L,
-    queries: [&[Oct]; Q],
-    keys: [&[Oct]; SCORE_COLUMNS],
-) -> [[f32; SCORE_COLUMNS]; Q] {
-    let octs = keys[0].len();
-    let (queries, keys) = (queries.map(|q| &q[..octs]), keys.map(|k| &k[..octs]));
-    let mut chains = [[lanes.splat(0.0); SCORE_COLUMNS]; Q];
-    for i in 0..octs {
-        let keys = keys.map(|key| lanes.load(&key[i].0));
-        for (chains, query) in chains.iter_mut().zip(&queries) {
-            let query = lanes.load(&query[i].0);
-            for (chain, &key) in chains.iter_mut().zip(&keys) {
-                *chain = lanes.fma(query, key, *chain);
-            }
-        }
-    }
-    chains.map(|chains| lanes.sum4(chains))
-}
-
-/// `sums[q] += weights[q][p] * kv[p]` for each position `p` of `kv`, in order.
-#[inline(always)]
-fn weighted_sum<L: Lanes, const Q: usize>(
-    lanes: L,
-    weights: [&[Oct; KV_TILE / 8]; Q],
-    kv: &[Oct],
-    mut sums: [&mut [Oct]; Q],
-) {
-    let octs = sums[0].len();
-    let mut first = 0;
-    while first + VALUE_OCTS <= octs {
-        let sums = sums.each_mut().map(|sums| &mut sums[first..]);
-        weighted_columns::<L, Q, VALUE_OCTS>(lanes, weights, (kv, octs, first), sums);
-        first += VALUE_OCTS;
-    }
-    while first < octs {
-        let sums = sums.each_mut().map(|sums| &mut sums[first..]);
-        weighted_columns::<L, Q, 1>(lanes, weights, (kv, octs, first), sums);
-        first += 1;
-    }
-}
-
-/// As [`weighted_sum`], for `D` vectors from `first` on of rows of `octs`, sums in registers.
-#[inline(always)]
-fn weighted_columns<L: Lanes, const Q: usize, const D: usize>(
-    lanes: L,
-    weights: [&[Oct; KV_TILE / 8]; Q],
-    (kv, octs, first): (&[Oct], usize, usize),
-    sums: [&mut [Oct]; Q],
-) {
-    let mut acc: [[L::V; D]; Q] =
-        std::array::from_fn(|q| std::array::from_fn(|d| lanes.load(&sums[q][d].0)));
-    for (position, row) in kv.chunks_exact(octs).enumerate() {
-        let row = &row[first..first + D];
-        let values: [L::V; D] = std::array::from_fn(|d| lanes.load(&row[d].0));
-        for (acc, weights) in acc.iter_mut().zip(weights) {
-            let weight = lanes.splat(get(weights, position));
-            for (acc, &value) in acc.iter_mut().zip(&values) {
-                *acc = lanes.fma(weight, value, *acc);
-            }
-        }
-    }
-    for (sums, acc) in sums.into_iter().zip(acc) {
-        for (sum, acc) in sums.iter_mut().zip(acc) {
-            lanes.store(acc, &mut sum.0);
-        }
-    }
-}
-
-#[inline(always)]
-fn get(row: &[Oct; KV_TILE / 8], index: usize) -> f32 {
-    row[index / 8].0[index % 8]
-}
-
-#[inline(always)]
-fn put(row: &mut [Oct; KV_TILE / 8], first: usize, values: [f32; SCORE_COLUMNS]) {
-    row[first / 8].0[first % 8..][..SCORE_COLUMNS].copy_from_slice(&values);
 }

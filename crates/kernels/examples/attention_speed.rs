@@ -1,0 +1,124 @@
+//! How fast attention and the thread pool are on this machine.
+//!
+//! `cargo run --release -p kvist-kernels --example attention_speed [threads]`
+
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use kvist_base::mix64;
+use kvist_kernels::{
+    AttentionBatch, AttentionLimits, AttentionScratch, Isa, KvLayout, KvSlice, KvView, Pool,
+    SequenceSpan, paged_attention,
+};
+
+/// Query heads, key heads and head size of some well-known models.
+const MODELS: [(&str, usize, usize, usize); 3] = [
+    ("qwen2.5-0.5b", 14, 2, 64),
+    ("llama-3.2-3b", 24, 8, 128),
+    ("smollm2-1.7b", 32, 32, 64),
+];
+
+/// What a step holds: its sequences, the rows of each and the position of their first row.
+const STEPS: [(&str, u32, u32, u32); 4] = [
+    ("prefill 512", 1, 512, 0),
+    ("prefill 512 at 3584", 1, 512, 3584),
+    ("decode at 4096", 1, 1, 4095),
+    ("decode 8 at 1024", 8, 1, 1023),
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let threads: NonZeroUsize = match std::env::args().nth(1) {
+        Some(arg) => arg.parse()?,
+        None => std::thread::available_parallelism()?,
+    };
+    let pool = Pool::new(threads)?;
+    let empty = fastest(2000, || pool.run(threads.get(), &|_, _| ()));
+    println!(
+        "{threads} threads, {}; an empty run takes {:.2} us",
+        Isa::detect(),
+        empty * 1e6
+    );
+    for (model, heads, kv_heads, head_dim) in MODELS {
+        let layout = KvLayout {
+            block_size: 16,
+            layers: 1,
+            kv_heads,
+            head_dim,
+        };
+        for step in STEPS {
+            measure(&pool, model, heads, (layout, step));
+        }
+    }
+    Ok(())
+}
+
+fn measure(
+    pool: &Pool,
+    model: &str,
+    heads: usize,
+    (layout, (name, sequences, rows, first_position)): (KvLayout, (&str, u32, u32, u32)),
+) {
+    let positions = (first_position + rows) as usize;
+    let blocks = positions.div_ceil(layout.block_size);
+    let tables: Vec<u32> = (0..sequences * u32::try_from(blocks).unwrap_or(0)).collect();
+    // Pseudo-random halves in 0.5..2.
+    let half = |n: usize| 0x3800 | u16::try_from(mix64(n as u64) & 0x7FF).unwrap_or(0);
+    let kv: Vec<u16> = (0..tables.len() * layout.block_values())
+        .map(half)
+        .collect();
+    let q = vec![0.25; (sequences * rows) as usize * heads * layout.head_dim];
+    let mut out = vec![0.0; q.len()];
+    let span = |n| SequenceSpan {
+        first_row: n * rows,
+        rows,
+        first_position,
+        table_start: n * u32::try_from(blocks).unwrap_or(0),
+    };
+    let spans: Vec<SequenceSpan> = (0..sequences).map(span).collect();
+    let batch = AttentionBatch {
+        q: &q,
+        sequences: &spans,
+        block_tables: &tables,
+        heads,
+        scale: 0.125,
+        layer: 0,
+        kv: KvView {
+            layout,
+            values: KvSlice::F16(&kv),
+        },
+    };
+    let mut scratch = AttentionScratch::new(&AttentionLimits {
+        threads: pool.threads(),
+        tokens_max: 512,
+        context_max: 4096,
+        heads,
+        kv_heads: layout.kv_heads,
+        head_dim: layout.head_dim,
+    });
+    let seconds = fastest(20, || {
+        paged_attention(Isa::detect(), pool, &batch, &mut scratch, &mut out);
+    });
+    let seen = (0..rows)
+        .map(|row| (first_position + row + 1) as usize)
+        .sum::<usize>();
+    // Multiply and add, for scores and for values.
+    let flops = 4 * sequences as usize * seen * heads * layout.head_dim;
+    let bytes = size_of_val(kv.as_slice());
+    println!(
+        "{model:13} {name:20} {:9.1} us {:7.1} GFLOPS {:6.1} GB/s of KV",
+        seconds * 1e6,
+        flops as f64 / seconds * 1e-9,
+        bytes as f64 / seconds * 1e-9,
+    );
+}
+
+/// The shortest of some runs, in seconds.
+fn fastest(runs: usize, mut f: impl FnMut()) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..runs {
+        let start = Instant::now();
+        f();
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    best
+}
