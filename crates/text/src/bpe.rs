@@ -213,6 +213,3 @@ fn parse_merges(merges: &[String], table: &TokenTable) -> Result<PairMap, TextEr
     }
     Ok(map)
 }
-
-#[cfg(test)]
-mod tests;

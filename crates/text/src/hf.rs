@@ -198,6 +198,3 @@ fn written(text: &str, writing: Writing) -> (Vec<u8>, TokenType) {
         },
     }
 }
-
-#[cfg(test)]
-mod tests;

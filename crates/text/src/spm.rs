@@ -221,6 +221,3 @@ pub(crate) fn parse_byte(text: &str) -> Option<u8> {
     let two = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
     two.then(|| u8::from_str_radix(digits, 16).ok())?
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,6 +3,7 @@
 //! Published templates are Jinja as Hugging Face's Python renders it. Where minijinja differs from
 //! that, Python's behaviour is restored here: see [`python`] for how values print.
 
+mod generation;
 mod python;
 mod strftime;
 
@@ -100,9 +101,10 @@ impl ChatTemplate {
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(|out, _, value| python::write_str(out, value));
         environment.add_filter("tojson", to_json);
+        environment.add_test("iterable", is_iterable);
         environment.add_function("raise_exception", raise_exception);
         environment
-            .add_template_owned(NAME, source.to_owned())
+            .add_template_owned(NAME, generation::rewrite(source).into_owned())
             .map_err(|error| TextError::TemplateSyntax {
                 line: error.line().unwrap_or(1),
                 detail: describe(&error),
@@ -233,6 +235,12 @@ fn json_size(value: &Json) -> usize {
             .map(|(key, value)| key.len() + 8 + json_size(value))
             .sum(),
     }
+}
+
+/// Python's `None` is not iterable, though it is to minijinja: templates ask in order to tell a
+/// missing list from an empty one.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
 }
 
 /// The words of `raise_exception`, told apart from minijinja's own errors by their type.
