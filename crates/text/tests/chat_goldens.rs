@@ -1,5 +1,7 @@
 //! Chat templates against what Jinja2 in Python renders, with Hugging Face's settings.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use kvist_text::{ChatInput, ChatMessage, ChatTemplate, TemplateTokens, TextError, TimeStamp};
