@@ -1,3 +1,119 @@
-//! Developer commands: ci, tidy, bench, fixtures.
+//! Developer commands: `cargo xtask help` lists them.
 
-fn main() {}
+mod command;
+mod compare;
+mod fixtures;
+mod http;
+mod machine;
+mod oracle;
+mod peer;
+mod perplexity;
+mod race;
+mod stats;
+mod tidy;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use command::Run;
+
+/// What a command ends with. Developers read these messages; no program matches on them.
+type Outcome = Result<(), Box<dyn Error>>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer commands for kvist")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that must pass: what `.ci/run` does
+    Ci,
+    /// House rules a program can check: edges, unsafe code, sizes, words, documents
+    Tidy,
+    /// Simulate random histories of the scheduler and report what they covered
+    Sim(SimArguments),
+    /// Compare greedy output with llama.cpp, token by token, on one model file
+    Oracle(oracle::Arguments),
+    /// Race `kvist bench` against llama-bench on one model file, runs interleaved
+    Race(race::Arguments),
+    /// Compare the perplexity of a text with llama.cpp's
+    Perplexity(perplexity::Arguments),
+    /// Recompute the tiny models' golden outputs with an independent implementation
+    Fixtures(fixtures::Arguments),
+}
+
+#[derive(clap::Args)]
+struct SimArguments {
+    /// Histories to simulate
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u64,
+    /// The first seed
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Ci => Run::new("bash").args([".ci/run"]).in_root().check(),
+        Task::Tidy => tidy(),
+        Task::Sim(arguments) => sim(&arguments),
+        Task::Oracle(arguments) => oracle::run(&arguments),
+        Task::Race(arguments) => race::run(&arguments),
+        Task::Perplexity(arguments) => perplexity::run(&arguments),
+        Task::Fixtures(arguments) => fixtures::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tidy() -> Outcome {
+    let findings = tidy::check(&root())?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    match findings.len() {
+        0 => {
+            println!("tidy: no findings");
+            Ok(())
+        }
+        count => Err(format!("{count} findings").into()),
+    }
+}
+
+/// The simulator is a feature of `sched` that no product enables, so it is reached by an example,
+/// whose dependencies may differ from this program's.
+fn sim(arguments: &SimArguments) -> Outcome {
+    let SimArguments { seeds, first } = arguments;
+    Run::cargo()
+        .args([
+            "run",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--example",
+            "sim",
+            "--",
+        ])
+        .args([first.to_string(), seeds.to_string()])
+        .check()
+}
+
+/// The directory of the workspace this program was built in.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors()
+        .nth(2)
+        .expect("xtask lives two levels below the root")
+        .to_owned()
+}

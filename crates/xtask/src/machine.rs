@@ -1,0 +1,102 @@
+//! What the machine can do, and what others take of it.
+
+use std::fs;
+use std::hint::black_box;
+use std::thread;
+use std::time::Instant;
+
+/// Bytes each thread reads in one pass: far more than any cache holds.
+const PASS_BYTES: usize = 128 << 20;
+const PASSES: usize = 5;
+
+/// Bytes a second that `threads` threads together read from memory: the best of some passes.
+#[allow(clippy::cast_precision_loss)] // a rate for people to read
+pub fn read_bandwidth(threads: usize) -> f64 {
+    let data: Vec<Vec<u64>> = (0..threads).map(|_| vec![1; PASS_BYTES / 8]).collect();
+    let pass = || {
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for part in &data {
+                scope.spawn(|| black_box(sum(part)));
+            }
+        });
+        (threads * PASS_BYTES) as f64 / start.elapsed().as_secs_f64()
+    };
+    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
+}
+
+/// Several chains of additions, so that memory and not the adder is what it waits for.
+fn sum(values: &[u64]) -> u64 {
+    let mut sums = [0u64; 16];
+    for chunk in values.chunks_exact(sums.len()) {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            *sum = sum.wrapping_add(*value);
+        }
+    }
+    sums.into_iter().fold(0, u64::wrapping_add)
+}
+
+/// Processor time since start-up, in ticks, as `/proc/stat` counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuTimes {
+    total: u64,
+    stolen: u64,
+}
+
+impl CpuTimes {
+    /// The counters now; zeroes where the system has none.
+    pub fn now() -> Self {
+        fs::read_to_string("/proc/stat")
+            .ok()
+            .and_then(|stat| Self::parse(&stat))
+            .unwrap_or(NONE)
+    }
+
+    /// From the `cpu` line: user nice system idle iowait irq softirq steal, then times counted in
+    /// user already.
+    fn parse(stat: &str) -> Option<Self> {
+        let fields = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        let ticks: Vec<u64> = fields
+            .split_whitespace()
+            .map_while(|n| n.parse().ok())
+            .take(8)
+            .collect();
+        Some(Self {
+            total: ticks.iter().sum(),
+            stolen: *ticks.get(7)?,
+        })
+    }
+
+    /// The part of the time since `earlier` that the hypervisor gave to others, 0 to 1.
+    #[allow(clippy::cast_precision_loss)] // ticks of one run
+    pub fn stolen_since(self, earlier: Self) -> f64 {
+        let total = self.total.saturating_sub(earlier.total).max(1);
+        self.stolen.saturating_sub(earlier.stolen) as f64 / total as f64
+    }
+}
+
+const NONE: CpuTimes = CpuTimes {
+    total: 0,
+    stolen: 0,
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steal_time_is_a_share_of_all_time() {
+        let before = CpuTimes::parse("cpu  100 0 50 800 0 0 0 10 7 7\ncpu0 1 2 3\n");
+        let after = CpuTimes::parse("cpu  150 0 60 830 0 0 0 20 9 9\ncpu0 1 2 3\n");
+        let (before, after) = (before.expect("a cpu line"), after.expect("a cpu line"));
+        assert!((after.stolen_since(before) - 0.1).abs() < 1e-12);
+        assert!(after.stolen_since(after).abs() < 1e-12);
+        assert_eq!(CpuTimes::parse("intr 1 2\n"), None);
+    }
+
+    #[test]
+    fn a_sum_reads_every_value() {
+        let values: Vec<u64> = (0..64).collect();
+        assert_eq!(sum(&values), 2016);
+    }
+}
