@@ -110,7 +110,12 @@ impl Channel {
 /// A connected pair.
 pub(crate) fn channel() -> (Emitter, EventStream) {
     let channel = Arc::new(Channel::default());
-    (Emitter { channel: Arc::clone(&channel) }, EventStream { channel })
+    (
+        Emitter {
+            channel: Arc::clone(&channel),
+        },
+        EventStream { channel },
+    )
 }
 
 /// The engine's end. Dropping it without a final event tells the reader that the engine is gone.
@@ -182,7 +187,11 @@ impl EventStream {
             if queue.ended {
                 return None;
             }
-            queue = self.channel.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .channel
+                .arrived
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -200,7 +209,10 @@ mod tests {
     use super::*;
 
     fn text(text: &str) -> StreamEvent {
-        StreamEvent::Delta(Delta { text: text.to_owned(), ..Delta::default() })
+        StreamEvent::Delta(Delta {
+            text: text.to_owned(),
+            ..Delta::default()
+        })
     }
 
     #[test]
@@ -237,7 +249,10 @@ mod tests {
             emitter.emit(text(piece));
         }
         drop(emitter);
-        assert_eq!(reader.join().expect("the reader does not panic"), "one two three");
+        assert_eq!(
+            reader.join().expect("the reader does not panic"),
+            "one two three"
+        );
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod score;
 mod shape;
 mod shared;
 mod step;
+#[cfg(test)]
+mod tests;
 mod vocab;
 
 pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};

@@ -13,7 +13,7 @@ use crate::emit::{Delta, Emitter, Finished, StoppedBy, StreamEvent, TokenLogprob
 use crate::error::EngineFault;
 use crate::metrics::MetricsSnapshot;
 use crate::request::SpecialTokens;
-use crate::shared::Submission;
+use crate::shared::{Place, Submission};
 
 pub(crate) struct Live {
     pub(crate) sampling: SamplingParams,
@@ -23,6 +23,7 @@ pub(crate) struct Live {
     stop_texts: Vec<String>,
     ends: Vec<TokenId>,
     emitter: Emitter,
+    place: Place,
     stopped_by: Option<StoppedBy>,
     accepted_at: Instant,
     last_token_at: Option<Instant>,
@@ -35,7 +36,13 @@ impl Live {
         tokenizer: &Arc<dyn Tokenizer>,
         cache_root: u64,
     ) -> (NewSequence, Self) {
-        let Submission { id, request, emitter, accepted_at } = submission;
+        let Submission {
+            id,
+            request,
+            emitter,
+            place,
+            accepted_at,
+        } = submission;
         let options = DetokenizeOptions {
             skip_special_tokens: request.special_tokens == SpecialTokens::Hide,
         };
@@ -47,12 +54,21 @@ impl Live {
             stop_texts: request.stop_texts,
             ends: request.ends,
             emitter,
+            place,
             stopped_by: None,
             accepted_at,
             last_token_at: None,
         };
         let (prompt, output_max) = (request.prompt, request.output_max);
-        (NewSequence { id, prompt, output_max, cache_root }, live)
+        (
+            NewSequence {
+                id,
+                prompt,
+                output_max,
+                cache_root,
+            },
+            live,
+        )
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
@@ -62,8 +78,15 @@ impl Live {
     /// Takes in a sampled token: tells the client what became certain and decides whether the
     /// sequence ends here. End tokens count as output but have no text.
     pub(crate) fn take(&mut self, sampled: Sampled, tokenizer: &dyn Tokenizer) -> ChunkOutcome {
-        let Sampled { token, logprob, top } = sampled;
-        let mut delta = Delta { tokens: vec![token], ..Delta::default() };
+        let Sampled {
+            token,
+            logprob,
+            top,
+        } = sampled;
+        let mut delta = Delta {
+            tokens: vec![token],
+            ..Delta::default()
+        };
         if let Some(logprob) = logprob {
             let chosen = TokenLogprob { token, logprob };
             delta.logprobs.push(TokenLogprobs { chosen, top });
@@ -72,7 +95,10 @@ impl Live {
             if !tokenizer.is_end(token) {
                 self.stopped_by = Some(StoppedBy::Token(token));
             }
-            ChunkOutcome::Finished { token: Some(token), reason: FinishReason::Stop }
+            ChunkOutcome::Finished {
+                token: Some(token),
+                reason: FinishReason::Stop,
+            }
         } else {
             let text = self.detokenizer.push(token);
             let verdict = self.stop.feed(text.as_str());
@@ -80,7 +106,10 @@ impl Live {
             match verdict.matched {
                 Some(idx) => {
                     self.stopped_by = self.stop_texts.get(idx).cloned().map(StoppedBy::Text);
-                    ChunkOutcome::Finished { token: Some(token), reason: FinishReason::Stop }
+                    ChunkOutcome::Finished {
+                        token: Some(token),
+                        reason: FinishReason::Stop,
+                    }
                 }
                 None => ChunkOutcome::Sampled(token),
             }
@@ -92,7 +121,9 @@ impl Live {
     /// Records the times of a token.
     pub(crate) fn clock(&mut self, now: Instant, metrics: &mut MetricsSnapshot) {
         match self.last_token_at.replace(now) {
-            None => metrics.ttft_seconds.observe((now - self.accepted_at).as_secs_f64()),
+            None => metrics
+                .ttft_seconds
+                .observe((now - self.accepted_at).as_secs_f64()),
             Some(before) => metrics.itl_seconds.observe((now - before).as_secs_f64()),
         }
     }
@@ -108,15 +139,22 @@ impl Live {
                 text.push_str(&self.stop.finish());
             }
             if !text.is_empty() {
-                self.emitter.emit(StreamEvent::Delta(Delta { text, ..Delta::default() }));
+                self.emitter.emit(StreamEvent::Delta(Delta {
+                    text,
+                    ..Delta::default()
+                }));
             }
         }
-        metrics.e2e_seconds.observe(self.accepted_at.elapsed().as_secs_f64());
+        metrics
+            .e2e_seconds
+            .observe(self.accepted_at.elapsed().as_secs_f64());
         match end.reason {
             FinishReason::Stop => metrics.finished.stop += 1,
             FinishReason::Length => metrics.finished.length += 1,
             FinishReason::Cancelled => metrics.finished.cancelled += 1,
         }
+        // Before the client hears of the end: it may ask for the next request at once.
+        drop(self.place);
         self.emitter.emit(StreamEvent::Finished(Finished {
             reason: end.reason,
             stopped_by: self.stopped_by,
@@ -127,16 +165,19 @@ impl Live {
     /// Tells the client that we failed it.
     pub(crate) fn fail(self, fault: EngineFault, metrics: &mut MetricsSnapshot) {
         metrics.finished.failed += 1;
+        drop(self.place);
         self.emitter.emit(StreamEvent::Failed(fault));
     }
 }
 
 fn usage(end: &FinishedSequence) -> Usage {
     let prefix_hit = end.prefix_hit_len.min(end.prompt_len);
-    Usage { prompt: end.prompt_len, output: end.output_len, prefix_hit }
+    Usage {
+        prompt: end.prompt_len,
+        output: end.output_len,
+        prefix_hit,
+    }
 }
-
-
 
 impl Usage {
     /// Prompt and output together.

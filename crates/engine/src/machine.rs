@@ -32,11 +32,17 @@ fn cgroup_levels() -> Vec<CgroupMemory> {
     let mut levels = Vec::new();
     for line in membership.lines() {
         let mut fields = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            continue;
+        };
         let relative = path.trim_start_matches('/');
         if controllers.is_empty() {
-            levels.extend(up_from(Path::new(CGROUP_ROOT), relative).filter_map(|dir| level_v2(&dir)));
-        } else if controllers.split(',').any(|controller| controller == "memory") {
+            levels
+                .extend(up_from(Path::new(CGROUP_ROOT), relative).filter_map(|dir| level_v2(&dir)));
+        } else if controllers
+            .split(',')
+            .any(|controller| controller == "memory")
+        {
             let root = Path::new(CGROUP_ROOT).join("memory");
             levels.extend(up_from(&root, relative).filter_map(|dir| level_v1(&dir)));
         }
@@ -50,7 +56,11 @@ fn up_from(root: &Path, relative: &str) -> impl Iterator<Item = PathBuf> {
     let root = root.to_owned();
     let depth = Path::new(relative).components().count();
     let leaf = root.join(relative);
-    leaf.ancestors().take(depth + 1).map(Path::to_owned).collect::<Vec<_>>().into_iter()
+    leaf.ancestors()
+        .take(depth + 1)
+        .map(Path::to_owned)
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 fn level_v2(dir: &Path) -> Option<CgroupMemory> {

@@ -42,7 +42,10 @@ impl GenerateSpec {
     pub fn greedy(prompt: Prompt) -> Self {
         Self {
             prompt,
-            sampling: SamplingSpec { temperature: 0.0, ..SamplingSpec::default() },
+            sampling: SamplingSpec {
+                temperature: 0.0,
+                ..SamplingSpec::default()
+            },
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             output_max: None,

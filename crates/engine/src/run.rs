@@ -1,7 +1,7 @@
 //! The engine thread: take in what callers sent, run a step, repeat; wait when there is nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::Receiver;
 
 use kvist_base::SeqId;
 use kvist_sched::PoolCounts;
@@ -17,7 +17,8 @@ const CACHE_ROOT: u64 = 0;
 
 /// Serves until drained or failed; returns the pool's last state.
 pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> PoolCounts {
-    core.shared.update_metrics(|metrics| gauges(&core.scheduler, metrics));
+    core.shared
+        .update_metrics(|metrics| gauges(&core.scheduler, metrics));
     let served = catch_unwind(AssertUnwindSafe(|| serve(&mut core, commands)));
     let fault = match served {
         Ok(Ok(())) => None,
@@ -33,17 +34,17 @@ pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> PoolCounts {
 fn serve(core: &mut Core, commands: &Receiver<Command>) -> Result<(), EngineFault> {
     loop {
         core.cancel_abandoned();
-        if !core.scheduler.has_work() {
-            if core.shared.status() == EngineStatus::Draining && core.take_in(commands) == Intake::Empty {
-                return Ok(());
-            }
+        core.take_in(commands);
+        if core.scheduler.has_work() {
+            core.step()?;
+        } else if core.shared.status() == EngineStatus::Draining && core.shared.is_empty() {
+            return Ok(());
+        } else {
             match commands.recv() {
                 Ok(command) => core.accept(command),
                 Err(_) => return Ok(()),
             }
         }
-        core.take_in(commands);
-        core.step()?;
     }
 }
 
@@ -55,36 +56,26 @@ fn stop(core: &mut Core, commands: &Receiver<Command>, fault: &EngineFault) {
     core.shared.update_metrics(|metrics| {
         for (_, live) in live {
             live.fail(fault.clone(), metrics);
-            core.shared.release_place();
         }
     });
-    while let Ok(Command::Submit(submission)) = commands.try_recv() {
-        let (_, live) = Live::new(*submission, &core.tokenizer, CACHE_ROOT);
-        core.shared.update_metrics(|metrics| live.fail(fault.clone(), metrics));
-        core.shared.release_place();
+    // Callers who saw the engine ready may still be on their way in; they hear of it too.
+    while !core.shared.is_empty() {
+        let Ok(command) = commands.recv() else { return };
+        if let Command::Submit(submission) = command {
+            let (_, live) = Live::new(*submission, &core.tokenizer, CACHE_ROOT);
+            core.shared.update_metrics(|metrics| {
+                metrics.accepted += 1;
+                live.fail(fault.clone(), metrics);
+            });
+        }
     }
-}
-
-/// Whether the channel had anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Intake {
-    Empty,
-    Some,
 }
 
 impl Core {
     /// Accepts everything callers have sent so far, without waiting.
-    fn take_in(&mut self, commands: &Receiver<Command>) -> Intake {
-        let mut intake = Intake::Empty;
-        loop {
-            match commands.try_recv() {
-                Ok(Command::Wake) => {}
-                Ok(command) => {
-                    intake = Intake::Some;
-                    self.accept(command);
-                }
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => return intake,
-            }
+    fn take_in(&mut self, commands: &Receiver<Command>) {
+        while let Ok(command) = commands.try_recv() {
+            self.accept(command);
         }
     }
 
@@ -111,24 +102,32 @@ impl Core {
             // disagree with the scheduler the client still hears of it.
             Err(error) => {
                 let fault = EngineFault::Panic(format!("a checked request was refused: {error}"));
-                self.shared.update_metrics(|metrics| live.fail(fault, metrics));
-                self.shared.release_place();
+                self.shared.update_metrics(|metrics| {
+                    metrics.accepted += 1;
+                    live.fail(fault, metrics);
+                });
             }
         }
     }
 
     /// Gives back what clients who have gone were holding.
     fn cancel_abandoned(&mut self) {
-        let gone: Vec<SeqId> =
-            self.live.iter().filter(|(_, live)| live.is_abandoned()).map(|(id, _)| *id).collect();
+        let gone: Vec<SeqId> = self
+            .live
+            .iter()
+            .filter(|(_, live)| live.is_abandoned())
+            .map(|(id, _)| *id)
+            .collect();
         for id in gone {
-            let end = self.scheduler.cancel(id).expect("a live sequence is scheduled");
+            let end = self
+                .scheduler
+                .cancel(id)
+                .expect("a live sequence is scheduled");
             let live = self.live.remove(&id).expect("just listed");
             self.shared.update_metrics(|metrics| {
                 live.finish(&end, metrics);
                 gauges(&self.scheduler, metrics);
             });
-            self.shared.release_place();
         }
     }
 }

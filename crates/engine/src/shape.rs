@@ -38,7 +38,9 @@ fn model_name(file: &GgufFile) -> Result<String, LoadError> {
         return Ok(name.to_owned());
     }
     let stem = file.paths().first().and_then(|path| path.file_stem());
-    Ok(stem.map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default())
+    Ok(stem
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default())
 }
 
 /// Bytes by format and place, as loading will keep them.
@@ -64,5 +66,7 @@ fn weight_lines(file: &GgufFile) -> Result<Vec<WeightLine>, LoadError> {
     }
     let line = |kind| move |(label, bytes)| WeightLine { label, bytes, kind };
     let lines = resident.into_iter().map(line(WeightKind::Resident));
-    Ok(lines.chain(mapped.into_iter().map(line(WeightKind::Mapped))).collect())
+    Ok(lines
+        .chain(mapped.into_iter().map(line(WeightKind::Mapped)))
+        .collect())
 }

@@ -30,6 +30,7 @@ pub(crate) struct Submission {
     pub(crate) id: SeqId,
     pub(crate) request: GenerateRequest,
     pub(crate) emitter: Emitter,
+    pub(crate) place: Place,
     pub(crate) accepted_at: Instant,
 }
 
@@ -64,7 +65,9 @@ pub(crate) struct SharedParts {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("model", &self.info.name).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("model", &self.info.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,7 +78,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     pub(crate) fn new(parts: SharedParts, commands: SyncSender<Command>) -> Self {
-        let SharedParts { info, tokenizer, template, pool, in_flight_max } = parts;
+        let SharedParts {
+            info,
+            tokenizer,
+            template,
+            pool,
+            in_flight_max,
+        } = parts;
         Self {
             info,
             tokenizer,
@@ -113,10 +122,15 @@ impl Shared {
         self.wake();
     }
 
-    /// The channel has one place beyond `in_flight_max`, and only the first drain comes here, so
-    /// this cannot find it full; a closed channel means there is nothing left to wake.
+    /// A full channel wakes the engine by itself; in a closed one there is nothing left to wake.
     fn wake(&self) {
         let _ = self.commands.try_send(Command::Wake);
+    }
+
+    /// Whether no request is in the engine or on its way in. Once the status is not `Ready` this
+    /// does not change any more: see [`Shared::take_place`].
+    pub(crate) fn is_empty(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == 0
     }
 
     pub(crate) fn fail(&self, fault: EngineFault) {
@@ -138,41 +152,62 @@ impl Shared {
     }
 
     pub(crate) fn token_bytes(&self, token: TokenId) -> Vec<u8> {
-        self.tokenizer.token_bytes(token).map(|bytes| bytes.into_owned()).unwrap_or_default()
+        self.tokenizer
+            .token_bytes(token)
+            .map(|bytes| bytes.into_owned())
+            .unwrap_or_default()
     }
 
-    pub(crate) fn submit(self: &Arc<Self>, spec: GenerateSpec) -> Result<RequestHandle, SubmitError> {
+    pub(crate) fn submit(
+        self: &Arc<Self>,
+        spec: GenerateSpec,
+    ) -> Result<RequestHandle, SubmitError> {
         // Before any work on the prompt: an overloaded engine answers at once.
         let place = self.take_place()?;
         let request = self.check(spec)?;
         let id = SeqId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let prompt_len = tokens_of(request.prompt.len());
         let (emitter, events) = channel();
-        let submission = Submission { id, request, emitter, accepted_at: Instant::now() };
-        match self.commands.try_send(Command::Submit(Box::new(submission))) {
-            Ok(()) => {
-                place.keep();
-                Ok(RequestHandle { id, prompt_len, events })
-            }
+        let submission = Submission {
+            id,
+            request,
+            emitter,
+            place,
+            accepted_at: Instant::now(),
+        };
+        match self
+            .commands
+            .try_send(Command::Submit(Box::new(submission)))
+        {
+            Ok(()) => Ok(RequestHandle {
+                id,
+                prompt_len,
+                events,
+            }),
             Err(_) => Err(self.refusal()),
         }
     }
 
-    /// One of `in_flight_max` places, given back when dropped unless kept.
+    /// One of `in_flight_max` places.
+    ///
+    /// Taken before the status is read: an engine that stops serving and then finds no place taken
+    /// knows that nothing more will come.
     fn take_place(self: &Arc<Self>) -> Result<Place, SubmitError> {
-        match self.status() {
-            EngineStatus::Ready => {}
-            EngineStatus::Draining => return Err(SubmitError::Draining),
-            EngineStatus::Failed(fault) => return Err(SubmitError::Stopped(fault)),
-        }
-        let taken = self.in_flight.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
-            (count < self.in_flight_max).then_some(count + 1)
+        let taken = self
+            .in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                (count < self.in_flight_max).then_some(count + 1)
+            });
+        let place = taken.map(|_| Place {
+            shared: Arc::clone(self),
         });
-        match taken {
-            Ok(_) => Ok(Place { shared: Some(Arc::clone(self)) }),
-            Err(in_flight) => {
-                Err(SubmitError::Overloaded { in_flight, in_flight_max: self.in_flight_max })
-            }
+        match self.status() {
+            EngineStatus::Ready => place.map_err(|in_flight| SubmitError::Overloaded {
+                in_flight,
+                in_flight_max: self.in_flight_max,
+            }),
+            EngineStatus::Draining => Err(SubmitError::Draining),
+            EngineStatus::Failed(fault) => Err(SubmitError::Stopped(fault)),
         }
     }
 
@@ -182,11 +217,6 @@ impl Shared {
             EngineStatus::Failed(fault) => SubmitError::Stopped(fault),
             EngineStatus::Ready | EngineStatus::Draining => SubmitError::Draining,
         }
-    }
-
-    pub(crate) fn release_place(&self) {
-        let before = self.in_flight.fetch_sub(1, Ordering::AcqRel);
-        assert!(before > 0, "a place was given back twice");
     }
 
     /// The only way to a [`GenerateRequest`].
@@ -233,7 +263,10 @@ impl Shared {
         };
         let limit = self.tokenizer.vocab_len();
         if let Some(token) = tokens.iter().find(|token| token.idx() >= limit) {
-            return Err(RequestError::TokenOutOfRange { limit, given: token.0 });
+            return Err(RequestError::TokenOutOfRange {
+                limit,
+                given: token.0,
+            });
         }
         if tokens.is_empty() {
             return Err(RequestError::EmptyPrompt);
@@ -244,7 +277,9 @@ impl Shared {
     /// A prompt that could not fit even if every token were the longest is not worth tokenising.
     fn check_bytes(&self, text: &str) -> Result<(), RequestError> {
         let limit = self.info.model_len;
-        let bytes_max = limit.len().saturating_mul(self.tokenizer.longest_token_bytes());
+        let bytes_max = limit
+            .len()
+            .saturating_mul(self.tokenizer.longest_token_bytes());
         if text.len() > bytes_max {
             let given = kvist_base::Bytes::of_len(text.len());
             return Err(RequestError::PromptTooLarge { limit, given });
@@ -260,11 +295,19 @@ impl Shared {
             return Err(RequestError::NoOutput);
         }
         if output > room {
-            return Err(RequestError::ContextExceeded { limit, prompt, output });
+            return Err(RequestError::ContextExceeded {
+                limit,
+                prompt,
+                output,
+            });
         }
-        let needed = (prompt + output).div_ceil(self.pool.block_size);
+        // Nothing is computed from the last output token, so it never needs a slot.
+        let needed = (prompt + output - Tokens(1)).div_ceil(self.pool.block_size);
         if needed > self.pool.blocks_total {
-            return Err(RequestError::PoolExceeded { needed, total: self.pool.blocks_total });
+            return Err(RequestError::PoolExceeded {
+                needed,
+                total: self.pool.blocks_total,
+            });
         }
         Ok(output)
     }
@@ -275,22 +318,19 @@ fn tokens_of(len: usize) -> Tokens {
     Tokens(u32::try_from(len).unwrap_or(u32::MAX))
 }
 
-/// A place among the requests in flight.
-struct Place {
-    shared: Option<Arc<Shared>>,
-}
-
-impl Place {
-    /// The request is in: the engine thread gives the place back when it ends.
-    fn keep(mut self) {
-        self.shared = None;
-    }
+/// A place among the requests in flight, given back when dropped. It goes with the request from the
+/// door to its end, so that no way out can forget it.
+pub(crate) struct Place {
+    shared: Arc<Shared>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            shared.release_place();
+        let before = self.shared.in_flight.fetch_sub(1, Ordering::AcqRel);
+        assert!(before > 0, "a place was given back twice");
+        // An engine that is stopping waits for this.
+        if before == 1 && self.shared.status() != EngineStatus::Ready {
+            self.shared.wake();
         }
     }
 }

@@ -62,25 +62,41 @@ impl Core {
         &mut self,
         plan: &StepPlan,
     ) -> Result<(StepOutcome, BTreeMap<SeqId, SampleFault>), EngineFault> {
-        let Self { device, model, sampler, tokenizer, live, .. } = self;
+        let Self {
+            device,
+            model,
+            sampler,
+            tokenizer,
+            live,
+            ..
+        } = self;
         let logits = device
             .read_f32(model.logits())
             .map_err(|error| EngineFault::Device(ModelError::from(error).to_string()))?;
         // Embedding tables may be padded beyond the vocabulary: padding is never a token.
         let vocab_len = tokenizer.vocab_len();
-        let mut rows = logits.chunks_exact(model.config().vocab_len).map(|row| &row[..vocab_len]);
+        let mut rows = logits
+            .chunks_exact(model.config().vocab_len)
+            .map(|row| &row[..vocab_len]);
         let mut faults = BTreeMap::new();
         let chunks = plan.chunks().iter().map(|chunk| {
             if !chunk.wants_logits {
                 return ChunkOutcome::Advanced;
             }
-            let row = rows.next().expect("the batch asked for a row a sampled chunk");
-            let live = live.get_mut(&chunk.seq).expect("a scheduled sequence is live");
+            let row = rows
+                .next()
+                .expect("the batch asked for a row a sampled chunk");
+            let live = live
+                .get_mut(&chunk.seq)
+                .expect("a scheduled sequence is live");
             match sampler.draw(row, &live.sampling, &mut live.state) {
                 Ok(sampled) => live.take(sampled, &**tokenizer),
                 Err(fault) => {
                     faults.insert(chunk.seq, fault);
-                    ChunkOutcome::Finished { token: None, reason: FinishReason::Cancelled }
+                    ChunkOutcome::Finished {
+                        token: None,
+                        reason: FinishReason::Cancelled,
+                    }
                 }
             }
         });
@@ -103,13 +119,20 @@ impl Core {
             .map(|chunk| chunk.seq)
             .collect();
         let finished = self.scheduler.commit(plan, outcome);
-        let Self { live, shared, scheduler, .. } = self;
+        let Self {
+            live,
+            shared,
+            scheduler,
+            ..
+        } = self;
         shared.update_metrics(|metrics| {
             metrics.steps += 1;
             metrics.computed_tokens += u64::from(computed.0);
             metrics.output_tokens += sampled.len() as u64;
             for seq in &sampled {
-                live.get_mut(seq).expect("a sampled sequence is live").clock(now, metrics);
+                live.get_mut(seq)
+                    .expect("a sampled sequence is live")
+                    .clock(now, metrics);
             }
             for end in &finished {
                 let live = live.remove(&end.id).expect("a finished sequence was live");
@@ -117,7 +140,6 @@ impl Core {
                     Some(fault) => live.fail(EngineFault::Numeric(fault.clone()), metrics),
                     None => live.finish(end, metrics),
                 }
-                shared.release_place();
             }
             gauges(scheduler, metrics);
         });

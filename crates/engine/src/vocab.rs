@@ -12,7 +12,10 @@ use crate::load::LoadError;
 pub(crate) fn vocab_spec(metadata: &Metadata) -> Result<VocabSpec, LoadError> {
     let model: VocabModel = metadata.require_str("tokenizer.ggml.model")?.parse()?;
     let pre = metadata.opt_str("tokenizer.ggml.pre")?.map(str::to_owned);
-    let tokens = metadata.require_strings("tokenizer.ggml.tokens")?.iter().map(str::to_owned);
+    let tokens = metadata
+        .require_strings("tokenizer.ggml.tokens")?
+        .iter()
+        .map(str::to_owned);
     let token_types = match metadata.i32s("tokenizer.ggml.token_type")? {
         Some(types) => types
             .iter()
@@ -24,7 +27,10 @@ pub(crate) fn vocab_spec(metadata: &Metadata) -> Result<VocabSpec, LoadError> {
         Some(merges) => merges.iter().map(str::to_owned).collect(),
         None => Vec::new(),
     };
-    let scores = metadata.f32s("tokenizer.ggml.scores")?.map(<[f32]>::to_vec).unwrap_or_default();
+    let scores = metadata
+        .f32s("tokenizer.ggml.scores")?
+        .map(<[f32]>::to_vec)
+        .unwrap_or_default();
     let default_add_bos = VocabSpec::default_add_bos(model, pre.as_deref());
     let flag = |key, default| Ok::<_, LoadError>(metadata.opt_bool(key)?.unwrap_or(default));
     Ok(VocabSpec {
@@ -64,10 +70,17 @@ pub(crate) fn chat_template(
     metadata: &Metadata,
     vocab: &VocabSpec,
 ) -> Result<Option<ChatTemplate>, LoadError> {
-    let Some(source) = metadata.opt_str("tokenizer.chat_template")? else { return Ok(None) };
-    let text = |id: Option<TokenId>| {
-        id.and_then(|id| vocab.tokens.get(id.idx())).cloned().unwrap_or_default()
+    let Some(source) = metadata.opt_str("tokenizer.chat_template")? else {
+        return Ok(None);
     };
-    let tokens = TemplateTokens { bos: text(vocab.special.bos), eos: text(vocab.special.eos) };
+    let text = |id: Option<TokenId>| {
+        id.and_then(|id| vocab.tokens.get(id.idx()))
+            .cloned()
+            .unwrap_or_default()
+    };
+    let tokens = TemplateTokens {
+        bos: text(vocab.special.bos),
+        eos: text(vocab.special.eos),
+    };
     Ok(Some(ChatTemplate::compile(source, tokens)?))
 }

@@ -1,0 +1,150 @@
+//! The same request gives the same tokens and the same bits of log-probability, however it was
+//! scheduled: alone, in a crowd, in chunks of any size, from the prefix cache, after losing its
+//! blocks, on any number of threads and any instruction tier.
+#![allow(clippy::cast_possible_truncation)] // test sizes are small
+
+mod common;
+
+use common::{Answer, ModelFile, ask, ask_all, options, shut_down, workload};
+use kvist_base::{Blocks, KvDtype, QuantFormat, TokenId, Tokens};
+use kvist_engine::{EngineOptions, GenerateSpec, Isa, MetricsSnapshot};
+use kvist_testkit::tiny::TinyModel;
+
+const FORMATS: [QuantFormat; 3] = [QuantFormat::F32, QuantFormat::Q8_0, QuantFormat::Q4_0];
+
+fn alone(file: &ModelFile, specs: &[GenerateSpec]) -> Vec<Answer> {
+    let engine = file.start(&options());
+    let handle = engine.handle();
+    let answers = specs
+        .iter()
+        .map(|spec| ask(&handle, spec.clone()))
+        .collect();
+    assert_eq!(handle.metrics().running, 0);
+    shut_down(engine);
+    answers
+}
+
+/// All requests at once, `rounds` times on the same engine; compares every answer.
+fn compare(
+    (file, what): (&ModelFile, &str),
+    options: &EngineOptions,
+    (specs, expected): (&[GenerateSpec], &[Answer]),
+    rounds: usize,
+) -> MetricsSnapshot {
+    let engine = file.start(options);
+    let handle = engine.handle();
+    for round in 0..rounds {
+        for (idx, got) in ask_all(&handle, specs).iter().enumerate() {
+            assert_eq!(
+                got.answer, expected[idx],
+                "{what}, round {round}, request {idx}"
+            );
+        }
+    }
+    let metrics = handle.metrics();
+    shut_down(engine);
+    metrics
+}
+
+/// Ways to schedule and to compute that no answer may depend on.
+fn variations() -> Vec<(String, EngineOptions)> {
+    let mut all = vec![("in a crowd".to_owned(), options())];
+    let mut add = |what: String, edit: &dyn Fn(&mut EngineOptions)| {
+        let mut varied = options();
+        edit(&mut varied);
+        all.push((what, varied));
+    };
+    for len in [1, 7, 64].map(Tokens) {
+        add(format!("chunks of {len}"), &|options| {
+            options.chunk_max = Some(len)
+        });
+    }
+    for len in [1, 7].map(Tokens) {
+        add(format!("steps of {len}"), &|options| {
+            options.limits.step_tokens_max = len
+        });
+    }
+    for threads in [2, 3] {
+        add(format!("{threads} threads"), &|options| {
+            options.limits.threads = threads
+        });
+    }
+    add("scalar code".to_owned(), &|options| {
+        options.isa = Some(Isa::SCALAR)
+    });
+    add("blocks of 4".to_owned(), &|options| {
+        options.limits.block_size = Tokens(4)
+    });
+    all
+}
+
+fn check(family: &str, seed: u64) {
+    for format in FORMATS {
+        let file = ModelFile::new(family, format);
+        let specs = workload(seed, 12);
+        let expected = alone(&file, &specs);
+        let jobs = (&specs[..], &expected[..]);
+        let name = |what: &str| format!("{family} {format} {what}");
+        for (what, options) in variations() {
+            compare((&file, &name(&what)), &options, jobs, 1);
+        }
+
+        let cached = EngineOptions {
+            prefix_caching: true,
+            ..options()
+        };
+        let metrics = compare((&file, &name("from the cache")), &cached, jobs, 2);
+        assert!(
+            metrics.prefix_hit_tokens > 0,
+            "{family} {format}: no prefix was found"
+        );
+
+        for prefix_caching in [false, true] {
+            // Hardly more than the longest sequence needs: those that grow take from each other.
+            let mut tight = EngineOptions {
+                prefix_caching,
+                kv_blocks_max: Some(Blocks(46)),
+                ..options()
+            };
+            tight.limits.block_size = Tokens(4);
+            let metrics = compare((&file, &name("in a small pool")), &tight, jobs, 2);
+            assert_eq!(metrics.blocks_total, 46);
+            assert!(
+                metrics.preemptions > 0,
+                "{family} {format}: nothing was preempted"
+            );
+        }
+    }
+}
+
+#[test]
+fn llama3_answers_do_not_depend_on_the_schedule() {
+    check("llama3", 1);
+}
+
+#[test]
+fn qwen2_answers_do_not_depend_on_the_schedule() {
+    check("qwen2", 2);
+}
+
+#[test]
+fn smollm3_answers_do_not_depend_on_the_schedule() {
+    check("smollm3", 3);
+}
+
+#[test]
+fn greedy_tokens_are_those_of_the_reference_implementation() {
+    for family in TinyModel::NAMES {
+        let golden = TinyModel::load(family).golden;
+        let file = ModelFile::new(family, QuantFormat::F32);
+        let mut options = options();
+        options.limits.kv_dtype = KvDtype::F32;
+        let engine = file.start(&options);
+        let prompt = golden.input_ids.iter().copied().map(TokenId).collect();
+        let spec = common::greedy(prompt, golden.greedy.len() as u32);
+        let answer = ask(&engine.handle(), spec);
+        let ids: Vec<u32> = answer.tokens.iter().map(|token| token.0).collect();
+        assert_eq!(ids, golden.greedy, "{family}");
+        shut_down(engine);
+    }
+}
