@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use kvist_engine::plan::{Plan, Verdict};
-use kvist_engine::{EngineFault, ErrorClass, LoadError, RequestError, SubmitError};
+use kvist_engine::{EngineFault, ErrorClass, LoadError, RequestError, ScoreError, SubmitError};
 use kvist_weights::WeightsError;
 
 use crate::cache::NoCacheDir;
@@ -165,6 +165,18 @@ impl From<RequestError> for CliError {
     }
 }
 
+impl From<ScoreError> for CliError {
+    fn from(error: ScoreError) -> Self {
+        let exit = match error {
+            ScoreError::Text(_)
+            | ScoreError::WindowExceeded { .. }
+            | ScoreError::TokenOutOfRange { .. } => Exit::Usage,
+            ScoreError::NotFinite { .. } | ScoreError::Model(_) => Exit::EngineFault,
+        };
+        Self::new(exit, "the text cannot be scored").because(error.to_string())
+    }
+}
+
 impl From<EngineFault> for CliError {
     fn from(fault: EngineFault) -> Self {
         Self::new(Exit::EngineFault, "the engine failed")
@@ -225,7 +237,15 @@ impl From<PullError> for CliError {
             PullError::Hub(HubError::Disk { .. }) => {
                 refused.fix("free some space, or KVIST_CACHE_DIR=/other/disk kvist …")
             }
-            PullError::Hub(_) => refused,
+            PullError::Hub(HubError::Reference(_)) => {
+                refused.fix("kvist pull hf:OWNER/NAME:FILE.gguf")
+            }
+            PullError::Hub(HubError::NotFound { .. }) => {
+                refused.fix("check owner, name and file: hf:OWNER/NAME:FILE.gguf")
+            }
+            PullError::Hub(HubError::Damaged { .. } | HubError::BadAnswer { .. }) => {
+                refused.fix("try again; with a mirror in HF_ENDPOINT, try without it")
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod bench;
 mod chat;
 mod inspect;
 mod logging;
+mod perplexity;
 mod plan;
 mod pull_command;
 mod run;
@@ -63,6 +64,7 @@ fn dispatch(command: &Command, environment: &Environment) -> Result<Exit, CliErr
         Command::Plan(args) => plan::run(args, environment),
         Command::Inspect(args) => inspect::run(args, environment),
         Command::Bench(args) => bench::run(args, environment),
+        Command::Perplexity(args) => perplexity::run(args, environment),
         Command::Pull(args) => pull_command::run(args, environment),
         Command::Completions { shell } => completions(*shell),
     }

@@ -3,6 +3,7 @@
 
 mod bench;
 mod limits;
+mod perplexity;
 mod sampling;
 mod serve;
 mod tokens;
@@ -18,6 +19,7 @@ use crate::pull::Network;
 
 pub use bench::BenchArgs;
 pub use limits::{BatchArgs, KvCacheDtype, MemoryArgs};
+pub use perplexity::PerplexityArgs;
 pub use sampling::SamplingArgs;
 pub use serve::{PrefixCaching, ServeArgs};
 pub use tokens::{ContextLen, parse_tokens};
@@ -77,6 +79,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Measure how fast a model runs on this machine.
     Bench(BenchArgs),
+    /// Measure how well a model predicts a text.
+    Perplexity(PerplexityArgs),
     /// Download a model and print its path.
     Pull(PullArgs),
     /// Print a completion script for a shell.
