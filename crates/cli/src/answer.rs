@@ -4,10 +4,11 @@ use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use kvist_base::FinishReason;
+use kvist_base::{FinishReason, Tokens};
 use kvist_engine::{EngineHandle, GenerateSpec, StreamEvent, Usage};
 
 use crate::error::{CliError, output_error};
+use crate::session::block_size;
 use crate::signals::StopSignals;
 use crate::terminal::printable;
 
@@ -34,7 +35,8 @@ pub(crate) struct Stats {
     prefix_hit_tokens: u32,
     first_token: Option<Duration>,
     total: Duration,
-    blocks_held: (u32, u32),
+    blocks_needed: u32,
+    blocks_total: u32,
     seed: u64,
 }
 
@@ -60,8 +62,11 @@ impl fmt::Display for Stats {
         if self.prefix_hit_tokens > 0 {
             write!(f, " ({} reused)", self.prefix_hit_tokens)?;
         }
-        let (held, total) = self.blocks_held;
-        write!(f, ", KV {held} of {total} blocks, seed {}]", self.seed)
+        write!(
+            f,
+            ", KV {} of {} blocks, seed {}]",
+            self.blocks_needed, self.blocks_total, self.seed
+        )
     }
 }
 
@@ -94,8 +99,6 @@ pub(crate) async fn stream(
             Some(StreamEvent::Delta(delta)) => {
                 stats.first_token.get_or_insert_with(|| begun.elapsed());
                 stats.output_tokens += u32::try_from(delta.tokens.len()).unwrap_or(u32::MAX);
-                let metrics = engine.metrics();
-                stats.blocks_held = (metrics.blocks_held, metrics.blocks_total);
                 out.push(&delta.text)
                     .map_err(|error| output_error(&error))?;
             }
@@ -111,6 +114,10 @@ pub(crate) async fn stream(
         }
     };
     stats.total = begun.elapsed();
+    let plan = &engine.info().plan;
+    let len = Tokens(stats.prompt_tokens.saturating_add(stats.output_tokens));
+    stats.blocks_needed = len.div_ceil(block_size(plan)).0;
+    stats.blocks_total = plan.kv.blocks.0;
     let text = out.finish().map_err(|error| output_error(&error))?;
     Ok(Answer { text, end, stats })
 }
@@ -172,7 +179,8 @@ mod tests {
         let mut stats = Stats {
             prompt_tokens: 12,
             seed: 7,
-            blocks_held: (1, 512),
+            blocks_needed: 1,
+            blocks_total: 512,
             ..Stats::default()
         };
         assert_eq!(

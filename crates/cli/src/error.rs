@@ -160,7 +160,7 @@ impl From<RequestError> for CliError {
             }
             RequestError::PoolExceeded { .. } => refused.fix("more memory: --memory SIZE"),
             RequestError::NoChatTemplate => refused.fix("kvist run MODEL --raw -p TEXT"),
-            _ => refused,
+            _ => refused.fix("kvist help run    to see what each flag takes"),
         }
     }
 }

@@ -194,7 +194,7 @@ fn scalar_json(value: &Value) -> Json {
         Value::I16(n) => json!(n),
         Value::U32(n) => json!(n),
         Value::I32(n) => json!(n),
-        Value::F32(n) => json!(n),
+        Value::F32(n) => f32_json(*n),
         Value::Bool(flag) => json!(flag),
         Value::String(text) => json!(text),
         Value::U64(n) => json!(n),
@@ -202,6 +202,11 @@ fn scalar_json(value: &Value) -> Json {
         Value::F64(n) => json!(n),
         Value::Array(array) => json!(first_items(array)),
     }
+}
+
+/// The shortest number that means this `f32`, rather than all digits of its 64-bit copy.
+fn f32_json(number: f32) -> Json {
+    json!(number.to_string().parse::<f64>().ok())
 }
 
 fn first_items(array: &Array) -> Vec<Json> {
@@ -219,7 +224,11 @@ fn first_items(array: &Array) -> Vec<Json> {
         Array::I16(items) => first(items),
         Array::U32(items) => first(items),
         Array::I32(items) => first(items),
-        Array::F32(items) => first(items),
+        Array::F32(items) => items
+            .iter()
+            .take(ITEMS_SHOWN)
+            .map(|&n| f32_json(n))
+            .collect(),
         Array::Bool(items) => first(items),
         Array::String(items) => items
             .iter()
@@ -252,6 +261,8 @@ mod tests {
         );
         assert_eq!(short(&Value::String("a\nb".into())), "a\\nb");
         assert_eq!(short(&Value::Bool(true)), "true");
+        assert_eq!(short(&Value::F32(0.1)), "0.1");
+        assert_eq!(short(&Value::F32(f32::NAN)), "null");
         let strings = Value::Array(Array::String(["x", "\u{1b}[2J"].iter().collect()));
         assert_eq!(short(&strings), "[\"x\", \"\\u001b[2J\"] (2 items)");
     }

@@ -4,7 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kvist_engine::plan::Machine;
+use kvist_base::Tokens;
+use kvist_engine::plan::{Machine, Plan};
 use kvist_engine::{ChatInput, ChatMessage, Engine, EngineOptions, ShutdownReport, read_machine};
 use tokio::runtime::{Builder, Runtime};
 
@@ -52,6 +53,13 @@ pub(crate) fn shut_down(engine: Engine) -> Result<ShutdownReport, CliError> {
         report.blocks_free.0, report.blocks_total.0
     );
     Err(CliError::new(Exit::EngineFault, what).fix("this is a bug: please report it"))
+}
+
+/// Tokens of a KV block of this plan.
+pub(crate) fn block_size(plan: &Plan) -> Tokens {
+    // A planned block is whole tokens, and at least one.
+    let tokens = plan.kv.block_bytes.0 / plan.kv.bytes_per_token.0.max(1);
+    Tokens(u32::try_from(tokens).unwrap_or(u32::MAX).max(1))
 }
 
 /// A message of a conversation.

@@ -159,9 +159,8 @@ fn weights_read(path: &Path, machine: &Machine, limits: &Limits) -> Result<Bytes
 
 /// A batch that does not fit as a whole would be measured with preemptions in it.
 fn check_room(test: &Test, engine: &EngineHandle) -> Result<(), CliError> {
-    let kv = &engine.info().plan.kv;
-    let block_size =
-        Tokens(u32::try_from(kv.block_bytes.0 / kv.bytes_per_token.0.max(1)).unwrap_or(1));
+    let plan = &engine.info().plan;
+    let (kv, block_size) = (&plan.kv, session::block_size(plan));
     let needed = u64::from(test.model_len().div_ceil(block_size).0) * u64::from(test.batch());
     if needed <= u64::from(kv.blocks.0) {
         return Ok(());
