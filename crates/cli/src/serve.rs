@@ -24,6 +24,7 @@ use crate::terminal::say;
 const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 
 pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, CliError> {
+    refuse_model_among_names(args)?;
     let api_keys = read_keys(&args.keys)?;
     let addresses = resolve(&args.host, args.port)?;
     if api_keys.is_empty() && !args.insecure_no_auth {
@@ -75,6 +76,21 @@ fn load(args: &ServeArgs, path: &Path) -> Result<Engine, CliError> {
         info.isa, info.threads
     ));
     Ok(engine)
+}
+
+/// `--served-model-name` takes all words up to the next flag, as vLLM's does, and with them a MODEL
+/// that comes after it: the default model would be served under the name of another.
+fn refuse_model_among_names(args: &ServeArgs) -> Result<(), CliError> {
+    let is_model = |name: &&String| name.starts_with("hf:") || Path::new(name).exists();
+    match args.served_model_name.iter().find(is_model) {
+        Some(name) if args.model.model.is_none() => {
+            let what = format!("{name} would be a name of the default model, not the model");
+            Err(CliError::new(Exit::Usage, what)
+                .because("--served-model-name takes every word up to the next flag")
+                .fix(format!("kvist serve {name} --served-model-name NAME")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The names clients may ask for: those given, else the model's as the user knows it.

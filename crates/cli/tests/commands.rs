@@ -412,6 +412,12 @@ fn doors_that_are_open_or_taken_are_refused_before_anything_is_loaded() {
     let port = taken.local_addr().unwrap().port().to_string();
     let busy = stage.run(&["serve", "--offline", "--port", &port]);
     assert_refused(&busy, 5, &["another program listens there", "--port"]);
+    let swallowed = stage.run(&["serve", "--served-model-name", "small", "tiny.gguf"]);
+    assert_refused(
+        &swallowed,
+        2,
+        &["kvist serve tiny.gguf --served-model-name"],
+    );
     let empty = stage.dir.path().join("keys");
     fs::write(&empty, "\n").unwrap();
     let keyless = stage.run(&[

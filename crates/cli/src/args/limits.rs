@@ -10,7 +10,7 @@ use super::tokens::ContextLen;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Memory")]
 pub struct MemoryArgs {
-    /// Most memory the process may hold, such as 6GiB [default: 90 % of what there is].
+    /// Most memory the process may hold, such as 6GiB [default: 0.9 of what there is].
     #[arg(long, value_name = "SIZE", conflicts_with = "gpu_memory_utilization")]
     pub memory: Option<Bytes>,
     /// The same as a share of the machine's memory, or of the container's. The name is vLLM's.
