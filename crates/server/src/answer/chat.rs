@@ -19,7 +19,8 @@ const ASSISTANT: &str = "assistant";
 pub(crate) struct ChatAnswer {
     heading: Heading,
     vocabulary: Vocabulary,
-    logprobs: bool,
+    /// How many of the likeliest tokens go with each position, if log-probabilities were asked for.
+    top_logprobs: Option<usize>,
     usage: StreamUsage,
 }
 
@@ -28,7 +29,7 @@ impl ChatAnswer {
         Self {
             heading: Heading::new(app, ticket, "chatcmpl"),
             vocabulary: Vocabulary(app.engine.clone()),
-            logprobs: call.settings.sampling.logprobs.is_some(),
+            top_logprobs: call.settings.sampling.logprobs.map(|count| count as usize),
             usage: match call.delivery {
                 Delivery::Whole => StreamUsage::Omit,
                 Delivery::Stream(usage) => usage,
@@ -37,11 +38,18 @@ impl ChatAnswer {
     }
 
     fn logprobs(&self, entries: &[TokenLogprobs]) -> Option<ChatLogprobs> {
+        let count = self.top_logprobs?;
+        // The engine adds a chosen token that is not among the likeliest; here it has its own place.
         let position = |entry: &TokenLogprobs| ChatTokenLogprobs {
             chosen: self.token(&entry.chosen),
-            top_logprobs: entry.top.iter().map(|each| self.token(each)).collect(),
+            top_logprobs: entry
+                .top
+                .iter()
+                .take(count)
+                .map(|each| self.token(each))
+                .collect(),
         };
-        self.logprobs.then(|| ChatLogprobs {
+        Some(ChatLogprobs {
             content: entries.iter().map(position).collect(),
         })
     }

@@ -73,19 +73,11 @@ impl CompletionAnswer {
         Some(lists)
     }
 
-    /// The likeliest tokens and, as OpenAI does it, the chosen one if it is not among them.
+    /// The likeliest tokens and the chosen one, which the engine adds if it is not among them.
     fn likeliest(&self, entry: &TokenLogprobs) -> Pairs {
         let pair =
             |each: &TokenLogprob| (token_text(&self.vocabulary.bytes(each.token)), each.logprob);
-        let mut pairs: Vec<_> = entry.top.iter().map(pair).collect();
-        if entry
-            .top
-            .iter()
-            .all(|each| each.token != entry.chosen.token)
-        {
-            pairs.push(pair(&entry.chosen));
-        }
-        Pairs(pairs)
+        Pairs(entry.top.iter().map(pair).collect())
     }
 
     fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> EventResult {

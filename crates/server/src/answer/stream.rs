@@ -123,7 +123,8 @@ impl<A: Answer> AnswerStream<A> {
     }
 
     fn fail(&mut self, error: &ApiError) {
-        self.alternatives.clear();
+        // Dropping the handles cancels the alternatives that still run.
+        self.alternatives.fill_with(|| Alternative::Ended);
         self.ready
             .push_back(Event::default().json_data(error.body()));
         self.state = State::Closed;

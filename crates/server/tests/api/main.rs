@@ -1,0 +1,11 @@
+//! The API over a real engine with a tiny model, in process: no sockets but where sockets are the point.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod chat;
+mod completions;
+mod lifecycle;
+mod operations;
+mod refusals;
+mod sampling;
+mod streams;
+mod support;
