@@ -343,7 +343,7 @@ impl Loaded {
         let model = kvist_model::load(file, &mut device, shape)?;
         let pool = PoolShape {
             block_size,
-            blocks_total: plan.kv.blocks,
+            blocks_total,
         };
         Ok(Self {
             device,
