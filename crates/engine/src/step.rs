@@ -137,7 +137,7 @@ impl Core {
             for end in &finished {
                 let live = live.remove(&end.id).expect("a finished sequence was live");
                 match faults.get(&end.id) {
-                    Some(fault) => live.fail(EngineFault::Numeric(fault.clone()), metrics),
+                    Some(fault) => live.fail(EngineFault::Numeric(*fault), metrics),
                     None => live.finish(end, metrics),
                 }
             }

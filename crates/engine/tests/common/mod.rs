@@ -113,13 +113,13 @@ pub fn workload(seed: u64, count: usize) -> Vec<GenerateSpec> {
     let mut stream = Stream::new(seed);
     let prefix = stream.tokens(70);
     let mut request = |idx: usize| {
-        let len = 1 + stream.below(if idx % 4 == 0 { 150 } else { 40 });
+        let len = 1 + stream.below(if idx.is_multiple_of(4) { 150 } else { 40 });
         let mut prompt = stream.tokens(len);
-        if idx % 2 == 1 {
+        if !idx.is_multiple_of(2) {
             prompt.splice(0..0, prefix.iter().copied());
         }
         let mut spec = greedy(prompt, 1 + stream.below(24));
-        if idx % 3 != 0 {
+        if !idx.is_multiple_of(3) {
             spec.sampling = drawn(&mut stream);
         }
         spec.sampling.logprobs = (idx % 5 != 4).then(|| stream.below(6));
