@@ -84,7 +84,7 @@ fn answer(engine: &EngineHandle, task: &Task, output_len: u32) -> Result<Value, 
 fn position(logprobs: &TokenLogprobs) -> Value {
     let gap = match &logprobs.top[..] {
         [first, second, ..] => f64::from(first.logprob) - f64::from(second.logprob),
-        _ => f64::MAX,
+        _ => return json!({ "token": logprobs.chosen.token.0 }),
     };
     json!({ "token": logprobs.chosen.token.0, "gap": gap })
 }

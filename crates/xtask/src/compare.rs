@@ -10,7 +10,8 @@ pub struct Position {
     /// The token chosen.
     pub token: u32,
     /// Log-probability of the most likely token less that of the second: how clear the choice was.
-    pub gap: f64,
+    /// `None` where the engine does not say.
+    pub gap: Option<f64>,
 }
 
 /// How far two outputs agree.
@@ -42,9 +43,10 @@ pub struct Divergence {
 }
 
 impl Divergence {
-    /// The gap of the engine that was less sure. Rounding explains a small one.
+    /// The gap of the engine that was less sure, as far as they say. Rounding explains a small one.
     pub fn gap(&self) -> f64 {
-        self.ours.gap.min(self.theirs.gap)
+        let gaps = [self.ours.gap, self.theirs.gap].into_iter().flatten();
+        gaps.fold(f64::INFINITY, f64::min)
     }
 }
 
@@ -83,11 +85,14 @@ impl fmt::Display for Comparison {
         else {
             return Ok(());
         };
+        let gap = |p: Position| p.gap.map_or("?".to_owned(), |gap| format!("{gap:.4}"));
         write!(
             f,
-            " at {position}: kvist {} (gap {:.4}), llama.cpp {} (gap {:.4})",
-            ours.token, ours.gap, theirs.token, theirs.gap
-        )
+            " at {position}: kvist {} (gap {}),",
+            ours.token,
+            gap(ours)
+        )?;
+        write!(f, " llama.cpp {} (gap {})", theirs.token, gap(theirs))
     }
 }
 
@@ -141,7 +146,10 @@ mod tests {
     fn output(tokens: &[u32], gap: f64) -> Vec<Position> {
         tokens
             .iter()
-            .map(|token| Position { token: *token, gap })
+            .map(|token| Position {
+                token: *token,
+                gap: Some(gap),
+            })
             .collect()
     }
 
@@ -167,6 +175,14 @@ mod tests {
             (2, 3, 9)
         );
         assert!((found.gap() - 0.25).abs() < 1e-12);
+        let silent = Divergence {
+            theirs: Position {
+                gap: None,
+                ..found.theirs
+            },
+            ..found
+        };
+        assert!((silent.gap() - 0.5).abs() < 1e-12);
         assert_eq!(divergence(&ours, &ours[..2]), None);
     }
 

@@ -158,12 +158,14 @@ fn peer_output(
         "temperature": 0,
         "top_k": 1,
         "n_probs": 2,
+        "return_tokens": true,
         "cache_prompt": false,
     });
     peer_positions(&peer.post("/completion", &body)?)
 }
 
-/// Reads llama-server's `completion_probabilities`.
+/// Reads llama-server's answer. It gives probabilities for text: a token that ends within a character
+/// is in `tokens`, but may have no entry in `completion_probabilities`.
 fn peer_positions(answer: &Value) -> Result<Vec<Position>, Box<dyn Error>> {
     #[derive(Deserialize)]
     struct Candidate {
@@ -174,18 +176,21 @@ fn peer_positions(answer: &Value) -> Result<Vec<Position>, Box<dyn Error>> {
         id: u32,
         top_logprobs: Vec<Candidate>,
     }
-    let positions: Vec<Chosen> = Vec::deserialize(&answer["completion_probabilities"])?;
-    let gap = |top: &[Candidate]| match top {
-        [first, second, ..] => first.logprob - second.logprob,
-        _ => f64::INFINITY,
-    };
-    Ok(positions
-        .iter()
-        .map(|p| Position {
-            token: p.id,
-            gap: gap(&p.top_logprobs),
-        })
-        .collect())
+    let tokens: Vec<u32> = Vec::deserialize(&answer["tokens"])?;
+    let chosen: Vec<Chosen> = Vec::deserialize(&answer["completion_probabilities"])?;
+    let mut chosen = chosen.into_iter().peekable();
+    let positions = tokens.into_iter().map(|token| {
+        let gap = chosen
+            .next_if(|chosen| chosen.id == token)
+            .and_then(|chosen| {
+                let [first, second, ..] = &chosen.top_logprobs[..] else {
+                    return None;
+                };
+                Some(first.logprob - second.logprob)
+            });
+        Position { token, gap }
+    });
+    Ok(positions.collect())
 }
 
 fn compare(task: &Task, ours: &Answer, theirs: &[Position]) -> Comparison {
@@ -226,21 +231,18 @@ mod tests {
     }
 
     #[test]
-    fn the_peers_answer_is_read_with_its_gaps() {
-        let answer = json!({ "completion_probabilities": [
+    fn the_peers_answer_is_read_with_the_gaps_it_has() {
+        let answer = json!({ "tokens": [5, 9, 7], "completion_probabilities": [
             { "id": 5, "logprob": -0.5, "top_logprobs": [
                 { "id": 5, "logprob": -0.5 }, { "id": 6, "logprob": -1.75 } ] },
             { "id": 7, "logprob": 0.0, "top_logprobs": [{ "id": 7, "logprob": 0.0 }] },
         ]});
         let positions = peer_positions(&answer).expect("a well-formed answer");
+        let expected = [(5, Some(1.25)), (9, None), (7, None)];
         assert_eq!(
-            positions[0],
-            Position {
-                token: 5,
-                gap: 1.25
-            }
+            positions,
+            expected.map(|(token, gap)| Position { token, gap })
         );
-        assert!(positions[1].gap.is_infinite());
         assert!(peer_positions(&json!({})).is_err());
     }
 }

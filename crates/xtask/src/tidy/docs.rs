@@ -64,7 +64,7 @@ fn decisions(tree: &Tree) -> Vec<Finding> {
             match rest.find(section) {
                 Some(at) => rest = &rest[at..],
                 None => {
-                    findings.push(file.finding(None, format!("has no `{section}` in its place")))
+                    findings.push(file.finding(None, format!("has no `{section}` in its place")));
                 }
             }
         }

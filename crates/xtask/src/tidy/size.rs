@@ -102,7 +102,7 @@ fn exceptions(file: &File) -> Vec<(usize, Exception<'_>)> {
         .text
         .lines()
         .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|(idx, line)| {
             let mut fields = line.split_whitespace();
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_long_function_is_caught_unless_it_is_an_old_one() {
         let (long, longer) = (function(71), function(72));
-        let ratchet = "crates/engine/src/old.rs long 71\ncrates/engine/src/gone.rs long 80\n\
+        let ratchet = "# path name lines\ncrates/engine/src/old.rs long 71\ncrates/engine/src/gone.rs long 80\n\
                        crates/sched/src/plan.rs long 71\n";
         let tree = tree_of(&[
             ("crates/engine/src/new.rs", &long),
@@ -149,8 +149,8 @@ mod tests {
         let expected = [
             ("crates/engine/src/new.rs", 1),
             ("crates/sched/src/plan.rs", 1),
-            (RATCHET, 2),
             (RATCHET, 3),
+            (RATCHET, 4),
         ];
         assert_eq!(
             found,
