@@ -66,7 +66,7 @@ impl Keys<'_> {
         format!("{}.{key}", self.prefix)
     }
 
-    fn bad(&self, key: &str, given: impl ToString, rule: &'static str) -> ModelError {
+    fn bad(&self, key: &str, given: &dyn ToString, rule: &'static str) -> ModelError {
         ModelError::BadParameter {
             key: self.name(key),
             given: given.to_string(),
@@ -88,7 +88,7 @@ impl Keys<'_> {
 
     fn check_count(&self, key: &str, given: u32) -> Result<usize, ModelError> {
         if given == 0 || given > COUNT_MAX {
-            return Err(self.bad(key, given, "it must be between 1 and 1048576"));
+            return Err(self.bad(key, &given, "it must be between 1 and 1048576"));
         }
         Ok(given as usize)
     }
@@ -97,7 +97,7 @@ impl Keys<'_> {
         if given.is_finite() && given > 0.0 {
             Ok(given)
         } else {
-            Err(self.bad(key, given, "it must be positive and finite"))
+            Err(self.bad(key, &given, "it must be positive and finite"))
         }
     }
 }
@@ -122,7 +122,7 @@ impl DecoderConfig {
         if !heads.is_multiple_of(kv_heads) {
             return Err(keys.bad(
                 "attention.head_count_kv",
-                kv_heads,
+                &kv_heads,
                 "it must divide head_count",
             ));
         }
@@ -131,7 +131,7 @@ impl DecoderConfig {
         let head_dim = head_dim(&keys, dim, heads)?;
         let context = keys.metadata.require_u32(&keys.name("context_length"))?;
         if context == 0 {
-            return Err(keys.bad("context_length", context, "it must be at least 1"));
+            return Err(keys.bad("context_length", &context, "it must be at least 1"));
         }
         Ok(Self {
             architecture,
@@ -184,7 +184,7 @@ fn head_dim(keys: &Keys<'_>, dim: usize, heads: usize) -> Result<usize, ModelErr
         None => {
             return Err(keys.bad(
                 "attention.head_count",
-                heads,
+                &heads,
                 "it must divide embedding_length",
             ));
         }
@@ -192,21 +192,25 @@ fn head_dim(keys: &Keys<'_>, dim: usize, heads: usize) -> Result<usize, ModelErr
     if !head_dim.is_multiple_of(8) || head_dim > 256 {
         return Err(keys.bad(
             "attention.key_length",
-            head_dim,
+            &head_dim,
             "it must be a multiple of 8, at most 256",
         ));
     }
     if let Some(length) = keys.opt_count("attention.value_length")?
         && length != head_dim
     {
-        return Err(keys.bad("attention.value_length", length, "it must equal key_length"));
+        return Err(keys.bad(
+            "attention.value_length",
+            &length,
+            "it must equal key_length",
+        ));
     }
     if let Some(length) = keys.opt_count("rope.dimension_count")?
         && length != head_dim
     {
         return Err(keys.bad(
             "rope.dimension_count",
-            length,
+            &length,
             "partial rotation is not supported",
         ));
     }
@@ -244,7 +248,7 @@ fn rope(keys: &Keys<'_>, head_dim: usize, notes: &mut Vec<String>) -> Result<Rop
             RopeScaling::Linear(keys.positive(key, keys.metadata.require_f32(&keys.name(key))?)?)
         }
         Some(other) => {
-            return Err(keys.bad("rope.scaling.type", other, "supported are none and linear"));
+            return Err(keys.bad("rope.scaling.type", &other, "supported are none and linear"));
         }
     };
     Ok(Rope { base, scaling })
