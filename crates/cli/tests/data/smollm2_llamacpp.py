@@ -5,7 +5,7 @@
 
 Reads the prompts' names and texts from the file and replaces everything else in it: the ids of the
 prompt, the greedy output, and for each output position by how much the chosen token's log-probability
-exceeded the runner-up's.
+exceeded the runner-up's (null where the server does not say: inside a character of several tokens).
 """
 
 import json
@@ -36,12 +36,14 @@ def continued(port, text):
         "cache_prompt": False,
         "return_tokens": True,
     })
-    gaps = []
-    for token, position in zip(answer["tokens"], answer["completion_probabilities"]):
-        first, second = (entry["logprob"] for entry in position["top_logprobs"])
-        assert position["id"] == position["top_logprobs"][0]["id"] == token
-        gaps.append(round(first - second, 4))
-    assert len(gaps) == len(answer["tokens"])
+    gaps = [None] * len(answer["tokens"])
+    position = 0
+    for entry in answer["completion_probabilities"]:
+        first, second = entry["top_logprobs"]
+        assert first["id"] == entry["id"]
+        position = answer["tokens"].index(entry["id"], position)
+        gaps[position] = round(first["logprob"] - second["logprob"], 4)
+        position += 1
     return {"prompt_ids": prompt["tokens"], "output_ids": answer["tokens"], "gaps": gaps}
 
 
