@@ -10,28 +10,14 @@ struct Meter;
 static METER: Meter = Meter;
 
 static BYTES: AtomicUsize = AtomicUsize::new(0);
-static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
-/// What was allocated, on any thread.
-#[derive(Debug)]
-pub struct Usage {
-    /// All of it, whether freed since or not.
-    pub bytes: usize,
-    /// The largest piece.
-    pub largest: usize,
-}
-
-/// Begins anew, and returns what was counted until now.
-pub fn reset() -> Usage {
-    Usage {
-        bytes: BYTES.swap(0, Ordering::Relaxed),
-        largest: LARGEST.swap(0, Ordering::Relaxed),
-    }
+/// Begins anew, and returns the bytes asked for until now, whether freed since or not.
+pub fn reset() -> usize {
+    BYTES.swap(0, Ordering::Relaxed)
 }
 
 fn count(bytes: usize) {
     BYTES.fetch_add(bytes, Ordering::Relaxed);
-    LARGEST.fetch_max(bytes, Ordering::Relaxed);
 }
 
 // SAFETY: every call goes to the system's allocator unchanged; the counters are atomics, which
