@@ -26,8 +26,8 @@ pub(crate) struct Received {
 
 /// Receives the body of a JSON request.
 ///
-/// A missing `Content-Type` is taken for JSON. Bytes are accounted for as they arrive, so that a client
-/// which announces much and sends little takes nothing from the others.
+/// A missing `Content-Type` is taken for JSON. Bytes are accounted for as they arrive, so that a
+/// client which announces much and sends little takes nothing from the others.
 pub(crate) async fn receive(app: &App, request: Request) -> Result<Received, ApiError> {
     check_media(request.headers())?;
     let limit = app.limits.body_bytes_max;

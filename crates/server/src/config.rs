@@ -16,7 +16,8 @@ pub struct ServerConfig {
     pub limits: HttpLimits,
     /// What `GET /version` says.
     pub version: &'static str,
-    /// When the server was started. Response ids begin with it, so that they stay unique over restarts.
+    /// When the server was started. Response ids begin with it, so that they stay unique over
+    /// restarts.
     pub started: SystemTime,
 }
 
@@ -43,7 +44,8 @@ pub struct HttpLimits {
     pub body_time_max: Duration,
     /// Open connections: beyond it new ones wait to be accepted.
     pub connections_max: usize,
-    /// Time a client may leave an answer unread before its connection is closed and its request cancelled.
+    /// Time a client may leave an answer unread before its connection is closed and its request
+    /// cancelled.
     pub stall_time_max: Duration,
     /// Time requests may go on after shutdown was asked for.
     pub drain_time_max: Duration,

@@ -29,7 +29,8 @@ pub(crate) enum ApiError {
         limit: String,
         given: String,
     },
-    /// A field or value whose effect we do not have. Never ignored: the answer would not be what was asked for.
+    /// A field or value whose effect we do not have. Never ignored: the answer would not be what
+    /// was asked for.
     #[error("{field} is not supported{hint}")]
     Unsupported { field: String, hint: &'static str },
     /// Two fields that contradict each other.
@@ -51,7 +52,7 @@ pub(crate) enum ApiError {
     #[error("a valid API key is required: send Authorization: Bearer KEY, or x-api-key: KEY")]
     Unauthorized,
     /// A model name nobody serves.
-    #[error("model {given:?} is not served here; use one of: {}", .served.join(", "))]
+    #[error("use one of: {}; model {given:?} is not served here", .served.join(", "))]
     UnknownModel { given: String, served: Vec<String> },
     /// A path nobody serves.
     #[error("no such route: {method} {path}")]
@@ -170,7 +171,7 @@ impl ApiError {
     pub(crate) fn body(&self) -> ErrorBody {
         ErrorBody {
             error: ErrorDetail {
-                message: self.to_string(),
+                message: clipped(self.to_string()),
                 kind: self.kind().kind,
                 param: self.param(),
                 code: self.kind().code,
@@ -210,7 +211,8 @@ impl ApiError {
         }
     }
 
-    /// A request the engine took and could not finish. The fault goes to the log; the client gets an id.
+    /// A request the engine took and could not finish. The fault goes to the log; the client gets
+    /// an id.
     pub(crate) fn failed(id: &str, fault: Option<&EngineFault>) -> Self {
         match fault {
             Some(fault) => tracing::error!(id, %fault, "request failed"),
@@ -218,6 +220,16 @@ impl ApiError {
         }
         Self::Fault { id: id.to_owned() }
     }
+}
+
+/// Messages repeat what was sent; not all of it, if it is long.
+fn clipped(mut message: String) -> String {
+    const CHARS_MAX: usize = 1000;
+    if let Some((end, _)) = message.char_indices().nth(CHARS_MAX) {
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
 }
 
 /// OpenAI's code where it has one.

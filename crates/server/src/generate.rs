@@ -10,13 +10,14 @@ use crate::state::App;
 use crate::validate::Call;
 use crate::wire::common::{PromptTokensDetails, Usage};
 
-/// Prompts up to this many bytes are tokenised where they are: it takes less time than a thread switch is worth.
+/// Prompts up to this many bytes are tokenised where they are: it takes less time than a thread
+/// switch is worth.
 const INLINE_BYTES_MAX: usize = 16 << 10;
 
 /// Submits every alternative of every prompt, in order: `prompt * choices + choice`.
 ///
-/// All or none: when one is refused, those already taken are cancelled. So they are when the client goes
-/// away meanwhile.
+/// All or none: when one is refused, those already taken are cancelled. So they are when the client
+/// goes away meanwhile.
 pub(crate) async fn submit(
     app: &App,
     call: Call,

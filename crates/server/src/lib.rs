@@ -36,8 +36,8 @@ pub fn router(handle: EngineHandle, config: ServerConfig) -> Router {
     routes::routes(App::new(handle, config))
 }
 
-/// Serves the API until `shutdown` resolves. Then the engine takes nothing new, connections are no longer
-/// accepted, and running answers are finished, for at most
+/// Serves the API until `shutdown` resolves. Then the engine takes nothing new, connections are no
+/// longer accepted, and running answers are finished, for at most
 /// [`drain_time_max`](HttpLimits::drain_time_max).
 ///
 /// # Errors

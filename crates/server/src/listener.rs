@@ -15,7 +15,8 @@ use tokio::time::{Sleep, sleep};
 
 use crate::config::HttpLimits;
 
-/// A listener that keeps at most `connections_max` connections open; the rest wait in the system's queue.
+/// A listener that keeps at most `connections_max` connections open; the rest wait in the system's
+/// queue.
 pub(crate) struct BoundedListener {
     inner: TcpListener,
     places: Arc<Semaphore>,

@@ -39,7 +39,8 @@ impl ChatAnswer {
 
     fn logprobs(&self, entries: &[TokenLogprobs]) -> Option<ChatLogprobs> {
         let count = self.top_logprobs?;
-        // The engine adds a chosen token that is not among the likeliest; here it has its own place.
+        // The engine adds a chosen token that is not among the likeliest; here it has its own
+        // place.
         let position = |entry: &TokenLogprobs| ChatTokenLogprobs {
             chosen: self.token(&entry.chosen),
             top_logprobs: entry

@@ -63,7 +63,8 @@ impl Heading {
     }
 }
 
-/// Runs a call, whose body's share of memory is `share`, and answers it. Dropping the future or the response's body cancels the call.
+/// Runs a call, whose body's share of memory is `share`, and answers it. Dropping the future or the
+/// response's body cancels the call.
 pub(crate) async fn answer<A: Answer>(
     app: &App,
     call: Call,

@@ -105,7 +105,8 @@ fn message(index: usize, message: Message) -> Result<ChatMessage, ApiError> {
     let field = |name: &str| format!("messages[{index}].{name}");
     let role = match message.role.as_deref() {
         Some(role @ ("system" | "user" | "assistant" | "tool")) => role.to_owned(),
-        // OpenAI's newer name for the same thing. Templates know `system`; some drop what they do not know.
+        // OpenAI's newer name for the same thing. Templates know `system`; some drop what they do
+        // not know.
         Some("developer") => "system".to_owned(),
         given => {
             let roles = "one of system, developer, user, assistant, tool";

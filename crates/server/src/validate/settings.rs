@@ -41,7 +41,8 @@ impl Settings {
     }
 }
 
-/// Everything in `fields` but `model`, `n` and the stream; log-probabilities are each endpoint's own.
+/// Everything in `fields` but `model`, `n` and the stream; log-probabilities are each endpoint's
+/// own.
 pub(super) fn settings(
     fields: &GenerationFields,
     around: Circumstances<'_>,

@@ -1,6 +1,7 @@
 //! The JSON of the OpenAI API: what it looks like, not what it means.
 //!
-//! Request types have only optional fields and no rules; [`validate`](crate::validate) has the rules.
+//! Request types have only optional fields and no rules; [`validate`](crate::validate) has the
+//! rules.
 
 pub(crate) mod chat;
 pub(crate) mod common;

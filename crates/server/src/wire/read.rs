@@ -164,7 +164,8 @@ impl<T: WireObject> WireValue for T {
     }
 }
 
-/// Fields nobody has read yet. Of a name given twice the last value counts, as in most JSON readers.
+/// Fields nobody has read yet. Of a name given twice the last value counts, as in most JSON
+/// readers.
 #[derive(Debug)]
 pub(crate) struct Object<'a> {
     fields: BTreeMap<String, &'a RawValue>,
@@ -311,7 +312,7 @@ macro_rules! wire_object {
                 reader: &mut $crate::wire::read::Reader,
             ) -> Result<Self, $crate::wire::read::ReadError> {
                 Ok(Self {
-                    $($group: <$Group as $crate::wire::read::WireObject>::from_object(object, reader)?,)?
+                    $($group: $crate::wire::read::WireObject::from_object(object, reader)?,)?
                     $($field: object.take(reader, stringify!($field))?,)*
                 })
             }

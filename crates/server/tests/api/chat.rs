@@ -251,8 +251,7 @@ async fn a_repeated_prompt_reports_its_prefix_hit() {
 #[tokio::test]
 async fn a_large_conversation_is_tokenised_off_the_server_thread() {
     let server = Server::start();
-    // Beyond the inline limit, yet within the context: 2,200 turns of 9 characters would be too long,
-    // so ask for a refusal that only the engine can make.
+    // More bytes than are tokenised in place, and more tokens than the context holds.
     let messages: Vec<Value> = (0..2200)
         .map(|_| json!({"role": "user", "content": "bananana "}))
         .collect();

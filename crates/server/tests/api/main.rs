@@ -1,4 +1,5 @@
-//! The API over a real engine with a tiny model, in process: no sockets but where sockets are the point.
+//! The API over a real engine with a tiny model, in process: no sockets but where sockets are the
+//! point.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
 mod chat;

@@ -236,6 +236,25 @@ async fn wrong_types_are_named_with_their_path() {
 }
 
 #[tokio::test]
+async fn what_was_sent_is_not_sent_back_at_length() {
+    let server = Server::start();
+    let long = "é".repeat(100_000);
+    for more in [
+        json!({"temperature": long}),
+        json!({"model": long}),
+        json!({"logit_bias": {(long.clone()): 1}}),
+    ] {
+        let reply = server.post(COMPLETIONS, &with(&completion(), more)).await;
+        assert!((400..=404).contains(&reply.error().0));
+        let message = reply.message();
+        assert!(
+            message.ends_with("...") && message.chars().count() == 1003,
+            "{message:.80}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn missing_and_empty_prompts_are_refused() {
     let server = Server::start();
     let missing = "missing_required_parameter";

@@ -171,7 +171,8 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap()
     }
 
-    /// The error's status, type, code and param. Panics unless it has OpenAI's four keys and no other.
+    /// The error's status, type, code and param. Panics unless it has OpenAI's four keys and no
+    /// other.
     pub fn error(&self) -> (u16, String, String, Option<String>) {
         let body = self.json();
         let error = body["error"]
