@@ -1,7 +1,7 @@
 """Golden continuations of the default model, as llama.cpp's llama-server produces them.
 
     llama-server -m SmolLM2-135M-Instruct.Q4_1.gguf --port 18431 -c 4096 -np 1
-    python3 smollm2_llamacpp.py 18431 smollm2_llamacpp.json
+    python3 smollm2_llamacpp.py 18431 smollm2_llamacpp.json "llama.cpp BUILD"
 
 Reads the prompts' names and texts from the file and replaces everything else in it: the ids of the
 prompt, the greedy output, and for each output position by how much the chosen token's log-probability
@@ -47,11 +47,10 @@ def continued(port, text):
     return {"prompt_ids": prompt["tokens"], "output_ids": answer["tokens"], "gaps": gaps}
 
 
-def main(port, path):
+def main(port, path, made_by):
     with open(path) as file:
         golden = json.load(file)
-    properties = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/props"))
-    golden["made_by"] = f"llama-server {properties['build_info']}"
+    golden["made_by"] = made_by
     for case in golden["cases"]:
         case.update(continued(port, case["text"]))
         print(case["name"], len(case["prompt_ids"]), len(case["output_ids"]), file=sys.stderr)
@@ -61,4 +60,4 @@ def main(port, path):
         file.write(f'"made_by": {json.dumps(golden["made_by"])}, "cases": [\n{lines}\n]}}\n')
 
 
-main(int(sys.argv[1]), sys.argv[2])
+main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
