@@ -53,7 +53,14 @@ fn as_text(planned: &PlannedModel, path: &Path) -> String {
         shape.kv_heads,
         shape.context_max
     );
-    let _ = writeln!(text, "Weights:      {} as served", shape.weight_bytes());
+    #[allow(clippy::cast_precision_loss)] // display only
+    let gigabytes = shape.file_bytes.0 as f64 / 1e9;
+    let _ = writeln!(
+        text,
+        "Weights:      {} ({gigabytes:.2} GB) in the file, {} as served",
+        shape.file_bytes,
+        shape.weight_bytes()
+    );
     let _ = writeln!(text, "KV per token: {}", plan.kv.bytes_per_token);
     for note in notes(planned) {
         let _ = writeln!(text, "Note:         {note}");

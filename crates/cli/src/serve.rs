@@ -39,6 +39,7 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
         api_keys,
         version: env!("CARGO_PKG_VERSION"),
         started: SystemTime::now(),
+        seed: args.seed,
         ..ServerConfig::default()
     };
     announce(&listener, &config).map_err(|error| session::system_error(&error))?;

@@ -19,6 +19,9 @@ pub struct ServerConfig {
     /// When the server was started. Response ids begin with it, so that they stay unique over
     /// restarts.
     pub started: SystemTime,
+    /// What requests without a seed of their own draw theirs from, together with their number:
+    /// the same requests in the same order then get the same answers. `None` means the start time.
+    pub seed: Option<u64>,
 }
 
 impl Default for ServerConfig {
@@ -29,6 +32,7 @@ impl Default for ServerConfig {
             limits: HttpLimits::default(),
             version: env!("CARGO_PKG_VERSION"),
             started: SystemTime::now(),
+            seed: None,
         }
     }
 }

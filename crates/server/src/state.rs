@@ -65,6 +65,7 @@ impl App {
             tokenising: Arc::new(Semaphore::new(TOKENISING_MAX)),
             served_names,
             started: config.started,
+            seed: config.seed,
             issued: AtomicU64::new(0),
             limits: config.limits,
         }))
@@ -101,7 +102,8 @@ impl Shared {
         #[allow(clippy::cast_possible_truncation)] // wraps in the year 2554; only has to differ
         let start = since.as_nanos() as u64;
         let number = self.issued.fetch_add(1, Ordering::Relaxed);
-        Ticket { start, number }
+        let seed = mix64(self.seed.unwrap_or(start) ^ mix64(number));
+        Ticket { start, number, seed }
     }
 
     /// When the server was started, in Unix seconds.
@@ -115,6 +117,7 @@ impl Shared {
 pub(crate) struct Ticket {
     start: u64,
     number: u64,
+    seed: u64,
 }
 
 impl Ticket {
@@ -125,7 +128,7 @@ impl Ticket {
 
     /// A seed for a request that names none.
     pub(crate) fn seed(self) -> u64 {
-        mix64(self.start ^ mix64(self.number))
+        self.seed
     }
 }
 

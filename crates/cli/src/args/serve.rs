@@ -46,6 +46,9 @@ pub struct ServeArgs {
         help_heading = "Batching"
     )]
     pub max_waiting: usize,
+    /// What requests without a seed of their own draw theirs from [default: the time].
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub prefix_caching: PrefixCaching,
