@@ -17,8 +17,16 @@ mod tests {
     #[test]
     fn matches_the_published_stream() {
         // First outputs of splitmix64 seeded with 0, as its reference implementation prints them.
-        let stream: Vec<u64> =
-            (1..=3u64).map(|n| mix64(n.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
-        assert_eq!(stream, [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4, 0x06C4_5D18_8009_454F]);
+        let stream: Vec<u64> = (1..=3u64)
+            .map(|n| mix64(n.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+            .collect();
+        assert_eq!(
+            stream,
+            [
+                0xE220_A839_7B1D_CDAF,
+                0x6E78_9E6A_A1B9_65F4,
+                0x06C4_5D18_8009_454F
+            ]
+        );
     }
 }

@@ -175,10 +175,13 @@ impl FromStr for Bytes {
 
     /// `6GiB`, `1.5 GB`, `512M` (binary, as container tools read it), `1048576`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let err = || ParseBytesError { given: text.to_owned() };
+        let err = || ParseBytesError {
+            given: text.to_owned(),
+        };
         let trimmed = text.trim();
-        let digits_end =
-            trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let digits_end = trimmed
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(digits_end);
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
@@ -235,7 +238,15 @@ mod tests {
         for (text, bytes) in cases {
             assert_eq!(text.parse::<Bytes>(), Ok(Bytes(bytes)), "{text}");
         }
-        for bad in ["", "GiB", "6 parsecs", "-1", "1e3", "99999999999 TiB", "1.2.3"] {
+        for bad in [
+            "",
+            "GiB",
+            "6 parsecs",
+            "-1",
+            "1e3",
+            "99999999999 TiB",
+            "1.2.3",
+        ] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad:?} should be refused");
         }
     }

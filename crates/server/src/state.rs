@@ -103,7 +103,11 @@ impl Shared {
         let start = since.as_nanos() as u64;
         let number = self.issued.fetch_add(1, Ordering::Relaxed);
         let seed = mix64(self.seed.unwrap_or(start) ^ mix64(number));
-        Ticket { start, number, seed }
+        Ticket {
+            start,
+            number,
+            seed,
+        }
     }
 
     /// When the server was started, in Unix seconds.
