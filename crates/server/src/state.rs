@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     /// Never empty; the first is the one answers carry.
     served_names: Vec<String>,
     started: SystemTime,
+    seed: Option<u64>,
     issued: AtomicU64,
 }
 
