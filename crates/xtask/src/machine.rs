@@ -36,6 +36,18 @@ fn sum(values: &[u64]) -> u64 {
     sums.into_iter().fold(0, u64::wrapping_add)
 }
 
+/// Programs that wanted to run, on average over the last minute; 0 where the system does not say.
+pub fn load_average() -> f64 {
+    fs::read_to_string("/proc/loadavg")
+        .ok()
+        .and_then(|text| first_number(&text))
+        .unwrap_or(0.0)
+}
+
+fn first_number(text: &str) -> Option<f64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
 /// Processor time since start-up, in ticks, as `/proc/stat` counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuTimes {
@@ -92,6 +104,12 @@ mod tests {
         assert!((after.stolen_since(before) - 0.1).abs() < 1e-12);
         assert!(after.stolen_since(after).abs() < 1e-12);
         assert_eq!(CpuTimes::parse("intr 1 2\n"), None);
+    }
+
+    #[test]
+    fn the_load_of_the_last_minute_comes_first() {
+        assert_eq!(first_number("1.25 0.80 0.50 2/300 4711\n"), Some(1.25));
+        assert_eq!(first_number(""), None);
     }
 
     #[test]

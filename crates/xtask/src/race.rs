@@ -8,12 +8,15 @@ use serde_json::Value;
 
 use crate::Outcome;
 use crate::command::{Run, release_binary};
-use crate::machine::{CpuTimes, read_bandwidth};
+use crate::machine::{CpuTimes, load_average, read_bandwidth};
 use crate::peer::{Peer, threads};
 use crate::stats::{median, spread};
 
 /// A run during which the hypervisor took more than this share is marked.
 const STOLEN_MAX: f64 = 0.02;
+/// With more than this to do beforehand the machine is not ours: threads that spin, as the peer's
+/// do, lose most.
+const LOAD_MAX: f64 = 0.5;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -58,6 +61,12 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let peer = Peer::find(arguments.peer_dir.as_deref())?;
     let model = arguments.model.canonicalize()?;
     let kvist = release_binary()?;
+    let load = load_average();
+    if load > LOAD_MAX {
+        eprintln!(
+            "warning: the machine is busy (load {load:.1}): these are not numbers to publish"
+        );
+    }
     let bandwidth = read_bandwidth(arguments.threads);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 1..=arguments.runs {
