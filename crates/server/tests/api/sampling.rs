@@ -1,8 +1,9 @@
 //! What request fields do to the output, and that they arrive where they should.
 
+use kvist_server::ServerConfig;
 use serde_json::{Value, json};
 
-use crate::support::{Server, VOCAB_LEN, with};
+use crate::support::{Server, VOCAB_LEN, config, with};
 
 const PATH: &str = "/v1/completions";
 
@@ -36,6 +37,22 @@ async fn without_a_seed_draws_differ() {
     let server = Server::start();
     let hot = || json!({"temperature": 1.5, "max_tokens": 40});
     assert_ne!(text(&server, hot()).await, text(&server, hot()).await);
+}
+
+#[tokio::test]
+async fn a_server_with_a_seed_repeats_itself_request_by_request() {
+    let hot = || json!({"temperature": 1.5, "max_tokens": 40});
+    let mut runs = Vec::new();
+    for seed in [5, 5, 6] {
+        let server = Server::with_config(ServerConfig {
+            seed: Some(seed),
+            ..config()
+        });
+        runs.push([text(&server, hot()).await, text(&server, hot()).await]);
+    }
+    assert_eq!(runs[0], runs[1]);
+    assert_ne!(runs[0], runs[2]);
+    assert_ne!(runs[0][0], runs[0][1], "requests of one server differ");
 }
 
 #[tokio::test]
