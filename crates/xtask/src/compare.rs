@@ -139,6 +139,52 @@ impl fmt::Display for Summary {
     }
 }
 
+/// How often two sets of outputs are the same: what rounding alone does, where both come from
+/// one engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Agreement {
+    /// Pairs of outputs.
+    pub prompts: usize,
+    /// With the same first token.
+    pub first_equal: usize,
+    /// With the same 32 first tokens, or all of a shorter output.
+    pub equal_32: usize,
+    /// With no difference at all.
+    pub equal: usize,
+}
+
+impl Agreement {
+    /// Counts.
+    pub fn new<'a>(pairs: impl Iterator<Item = (&'a Vec<Position>, &'a Vec<Position>)>) -> Self {
+        pairs.fold(Self::default(), |sum, (one, other)| {
+            let common_len = one.len().min(other.len());
+            let equal_len = divergence(one, other).map_or(common_len, |d| d.position);
+            Self {
+                prompts: sum.prompts + 1,
+                first_equal: sum.first_equal + usize::from(equal_len > 0),
+                equal_32: sum.equal_32 + usize::from(equal_len >= common_len.min(32)),
+                equal: sum.equal + usize::from(equal_len == common_len),
+            }
+        })
+    }
+}
+
+impl fmt::Display for Agreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            prompts,
+            first_equal,
+            equal_32,
+            equal,
+        } = self;
+        write!(
+            f,
+            "first token equal {first_equal}/{prompts}, 32 tokens {equal_32}/{prompts}, \
+             all {equal}/{prompts}"
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,6 +197,27 @@ mod tests {
                 gap: Some(gap),
             })
             .collect()
+    }
+
+    #[test]
+    fn agreement_counts_prefixes() {
+        let long: Vec<u32> = (0..40).collect();
+        let mut parts_late = long.clone();
+        parts_late[35] = 99;
+        let pairs = [
+            (output(&long, 1.0), output(&long, 1.0)),
+            (output(&long, 1.0), output(&parts_late, 1.0)),
+            (output(&[1, 2], 1.0), output(&[1, 3], 1.0)),
+            (output(&[1], 1.0), output(&[2], 1.0)),
+        ];
+        let counted = Agreement::new(pairs.iter().map(|(one, other)| (one, other)));
+        let expected = Agreement {
+            prompts: 4,
+            first_equal: 3,
+            equal_32: 2,
+            equal: 1,
+        };
+        assert_eq!(counted, expected);
     }
 
     fn comparison(ours: &[Position], theirs: &[Position]) -> Comparison {

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::command::Run;
-use crate::compare::{Comparison, Position, Summary, divergence};
+use crate::compare::{Agreement, Comparison, Position, Summary, divergence};
 use crate::http::Server;
-use crate::peer::{Peer, threads};
+use crate::peer::{FlashAttention, Peer, threads};
 
 const PROMPTS: &str = include_str!("../data/prompts.json");
 /// Its beginning is the long prompt.
@@ -69,23 +69,31 @@ struct Answer {
 pub fn run(arguments: &Arguments) -> Outcome {
     let peer = Peer::find(arguments.peer_dir.as_deref())?;
     let model = arguments.model.canonicalize()?;
-    let server = peer.serve(&model, CONTEXT)?;
+    let server = peer.serve(&model, CONTEXT, FlashAttention::Auto)?;
     let tasks: Vec<Task> = prompts()?
         .into_iter()
         .map(|prompt| task(server.http, prompt))
         .collect::<Result<_, _>>()?;
     let answers = kvist_answers(&model, &tasks, arguments.tokens)?;
+    let theirs = peer_outputs(server.http, &tasks, arguments.tokens)?;
+    drop(server);
     let mut comparisons = Vec::new();
-    for (task, answer) in tasks.iter().zip(&answers) {
-        let theirs = peer_output(server.http, &task.tokens, arguments.tokens)?;
-        let comparison = compare(task, answer, &theirs);
+    for ((task, answer), theirs) in tasks.iter().zip(&answers).zip(&theirs) {
+        let comparison = compare(task, answer, theirs);
         println!("{comparison}");
         comparisons.push(comparison);
     }
+    let server = peer.serve(&model, CONTEXT, FlashAttention::Off)?;
+    let otherwise = peer_outputs(server.http, &tasks, arguments.tokens)?;
+    drop(server);
     let summary = Summary::new(&comparisons, arguments.tie);
     println!("\n{summary}");
+    let itself = Agreement::new(theirs.iter().zip(&otherwise));
+    println!("llama.cpp against itself, its other attention kernel: {itself}");
     if let Some(path) = &arguments.json {
-        let report = json!({ "summary": summary, "prompts": comparisons });
+        let report = json!({
+            "summary": summary, "peer_against_itself": itself, "prompts": comparisons
+        });
         fs::write(path, serde_json::to_string_pretty(&report)?)?;
     }
     if summary.tokenised_alike < summary.prompts || summary.unexplained > 0 {
@@ -145,6 +153,17 @@ fn kvist_answers(
     } else {
         Err(format!("{} answers to {} tasks", answers.len(), tasks.len()).into())
     }
+}
+
+fn peer_outputs(
+    peer: Server,
+    tasks: &[Task],
+    output_len: usize,
+) -> Result<Vec<Vec<Position>>, Box<dyn Error>> {
+    tasks
+        .iter()
+        .map(|task| peer_output(peer, &task.tokens, output_len))
+        .collect()
 }
 
 fn peer_output(

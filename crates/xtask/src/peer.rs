@@ -46,7 +46,12 @@ impl Peer {
     }
 
     /// A server of `model`, ready to answer. It ends when the value is dropped.
-    pub fn serve(&self, model: &Path, context: usize) -> Result<PeerServer, Box<dyn Error>> {
+    pub fn serve(
+        &self,
+        model: &Path,
+        context: usize,
+        attention: FlashAttention,
+    ) -> Result<PeerServer, Box<dyn Error>> {
         let port = free_port()?;
         let run = self
             .program("llama-server")
@@ -61,6 +66,7 @@ impl Peer {
             .args(["--port".to_owned(), port.to_string()])
             .args(["--ctx-size".to_owned(), context.to_string()])
             .args(["--threads".to_owned(), threads().to_string()])
+            .args(["--flash-attn", attention.flag()])
             .args(["--model".as_ref(), model.as_os_str()]);
         let mut server = PeerServer {
             child: run.spawn()?,
@@ -68,6 +74,24 @@ impl Peer {
         };
         server.await_ready()?;
         Ok(server)
+    }
+}
+
+/// Which of its attention kernels llama.cpp uses. They round differently.
+#[derive(Clone, Copy, Debug)]
+pub enum FlashAttention {
+    /// The one it would choose by itself.
+    Auto,
+    /// The older one.
+    Off,
+}
+
+impl FlashAttention {
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
     }
 }
 
