@@ -1,7 +1,5 @@
 //! Byte-level byte-pair encoding (Sennrich et al. 2016; over bytes: Radford et al. 2019).
 
-use std::borrow::Cow;
-
 use kvist_base::TokenId;
 
 use crate::byte_alphabet;
@@ -11,7 +9,7 @@ use crate::merge::{Joined, Merger, TEXT_BYTES_MAX};
 use crate::special::{Fragment, SpecialTokens};
 use crate::split::PreTokenizer;
 use crate::table::{TokenEntry, TokenTable};
-use crate::tokenizer::{SpecialText, Tokenizer};
+use crate::tokenizer::{Encoder, SpecialText};
 use crate::vocab::{TokenType, VocabSpec};
 
 /// By left and right token: what they merge into.
@@ -110,7 +108,7 @@ struct EncodeState {
     letters: String,
 }
 
-impl Tokenizer for Bpe {
+impl Encoder for Bpe {
     fn encode(&self, text: &str, mode: SpecialText) -> Result<Vec<TokenId>, TextError> {
         check_text_len(text)?;
         let mut state = EncodeState::default();
@@ -123,32 +121,12 @@ impl Tokenizer for Bpe {
         Ok(state.tokens)
     }
 
-    fn bos_if_wanted(&self) -> Option<TokenId> {
+    fn bos(&self) -> Option<TokenId> {
         self.bos
     }
 
-    fn token_bytes(&self, token: TokenId) -> Option<Cow<'_, [u8]>> {
-        self.table.bytes(token).map(Cow::Borrowed)
-    }
-
-    fn is_special(&self, token: TokenId) -> bool {
-        self.table.is_special(token)
-    }
-
-    fn end_tokens(&self) -> &[TokenId] {
-        self.table.end_tokens()
-    }
-
-    fn vocab_len(&self) -> usize {
-        self.table.len()
-    }
-
-    fn token_id(&self, text: &str) -> Option<TokenId> {
-        self.table.by_text(text)
-    }
-
-    fn longest_token_bytes(&self) -> usize {
-        self.table.longest_token_bytes()
+    fn table(&self) -> &TokenTable {
+        &self.table
     }
 }
 

@@ -1,6 +1,5 @@
 //! `tokenizer.json`, read by the tokenizers library.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use kvist_base::TokenId;
@@ -10,7 +9,7 @@ use crate::byte_alphabet;
 use crate::error::TextError;
 use crate::spm::parse_byte;
 use crate::table::{TokenEntry, TokenTable};
-use crate::tokenizer::{SpecialText, Tokenizer};
+use crate::tokenizer::{Encoder, SpecialText, Tokenizer};
 use crate::vocab::{SpecialIds, TokenType};
 
 /// What a `tokenizer.json` does not say; published models have it in `tokenizer_config.json` and
@@ -65,7 +64,7 @@ struct JsonTokenizer {
     bos: Option<TokenId>,
 }
 
-impl Tokenizer for JsonTokenizer {
+impl Encoder for JsonTokenizer {
     fn encode(&self, text: &str, mode: SpecialText) -> Result<Vec<TokenId>, TextError> {
         let tokenizer = match mode {
             SpecialText::Parse => &self.parse,
@@ -79,32 +78,12 @@ impl Tokenizer for JsonTokenizer {
         Ok(encoding.get_ids().iter().copied().map(TokenId).collect())
     }
 
-    fn bos_if_wanted(&self) -> Option<TokenId> {
+    fn bos(&self) -> Option<TokenId> {
         self.bos
     }
 
-    fn token_bytes(&self, token: TokenId) -> Option<Cow<'_, [u8]>> {
-        self.table.bytes(token).map(Cow::Borrowed)
-    }
-
-    fn is_special(&self, token: TokenId) -> bool {
-        self.table.is_special(token)
-    }
-
-    fn end_tokens(&self) -> &[TokenId] {
-        self.table.end_tokens()
-    }
-
-    fn vocab_len(&self) -> usize {
-        self.table.len()
-    }
-
-    fn token_id(&self, text: &str) -> Option<TokenId> {
-        self.table.by_text(text)
-    }
-
-    fn longest_token_bytes(&self) -> usize {
-        self.table.longest_token_bytes()
+    fn table(&self) -> &TokenTable {
+        &self.table
     }
 }
 

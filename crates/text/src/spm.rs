@@ -1,7 +1,5 @@
 //! SentencePiece BPE (Kudo and Richardson 2018): merges ordered by the score of their result.
 
-use std::borrow::Cow;
-
 use kvist_base::TokenId;
 
 use crate::bpe::{check_text_len, token_kinds};
@@ -9,7 +7,7 @@ use crate::error::TextError;
 use crate::merge::{Joined, Merger};
 use crate::special::{Fragment, SpecialTokens};
 use crate::table::{TokenEntry, TokenTable};
-use crate::tokenizer::{SpecialText, Tokenizer};
+use crate::tokenizer::{Encoder, SpecialText};
 use crate::vocab::{TokenType, VocabSpec};
 
 /// Stands for a space inside tokens.
@@ -140,7 +138,7 @@ struct EncodeState {
     text: String,
 }
 
-impl Tokenizer for Spm {
+impl Encoder for Spm {
     fn encode(&self, text: &str, mode: SpecialText) -> Result<Vec<TokenId>, TextError> {
         let mut state = EncodeState::default();
         for fragment in self.special.split(text, mode) {
@@ -152,32 +150,12 @@ impl Tokenizer for Spm {
         Ok(state.tokens)
     }
 
-    fn bos_if_wanted(&self) -> Option<TokenId> {
+    fn bos(&self) -> Option<TokenId> {
         self.bos
     }
 
-    fn token_bytes(&self, token: TokenId) -> Option<Cow<'_, [u8]>> {
-        self.table.bytes(token).map(Cow::Borrowed)
-    }
-
-    fn is_special(&self, token: TokenId) -> bool {
-        self.table.is_special(token)
-    }
-
-    fn end_tokens(&self) -> &[TokenId] {
-        self.table.end_tokens()
-    }
-
-    fn vocab_len(&self) -> usize {
-        self.table.len()
-    }
-
-    fn token_id(&self, text: &str) -> Option<TokenId> {
-        self.table.by_text(text)
-    }
-
-    fn longest_token_bytes(&self) -> usize {
-        self.table.longest_token_bytes()
+    fn table(&self) -> &TokenTable {
+        &self.table
     }
 }
 

@@ -8,6 +8,7 @@ use kvist_base::TokenId;
 use crate::bpe::Bpe;
 use crate::error::TextError;
 use crate::spm::Spm;
+use crate::table::TokenTable;
 use crate::vocab::{VocabModel, VocabSpec};
 
 /// How text that looks like a control token is read.
@@ -57,6 +58,52 @@ pub trait Tokenizer: Send + Sync {
     /// Bytes of the longest token. A text of `n` bytes has at least `n / longest` tokens (bytes
     /// without a token aside), which tells without tokenising that some texts are too long.
     fn longest_token_bytes(&self) -> usize;
+}
+
+/// What tokenizers differ in; everything else is looked up in their tables.
+pub(crate) trait Encoder: Send + Sync {
+    /// As [`Tokenizer::encode`].
+    fn encode(&self, text: &str, mode: SpecialText) -> Result<Vec<TokenId>, TextError>;
+
+    /// As [`Tokenizer::bos_if_wanted`].
+    fn bos(&self) -> Option<TokenId>;
+
+    /// The vocabulary.
+    fn table(&self) -> &TokenTable;
+}
+
+impl<E: Encoder> Tokenizer for E {
+    fn encode(&self, text: &str, mode: SpecialText) -> Result<Vec<TokenId>, TextError> {
+        Encoder::encode(self, text, mode)
+    }
+
+    fn bos_if_wanted(&self) -> Option<TokenId> {
+        self.bos()
+    }
+
+    fn token_bytes(&self, token: TokenId) -> Option<Cow<'_, [u8]>> {
+        self.table().bytes(token).map(Cow::Borrowed)
+    }
+
+    fn is_special(&self, token: TokenId) -> bool {
+        self.table().is_special(token)
+    }
+
+    fn end_tokens(&self) -> &[TokenId] {
+        self.table().end_tokens()
+    }
+
+    fn vocab_len(&self) -> usize {
+        self.table().len()
+    }
+
+    fn token_id(&self, text: &str) -> Option<TokenId> {
+        self.table().by_text(text)
+    }
+
+    fn longest_token_bytes(&self) -> usize {
+        self.table().longest_token_bytes()
+    }
 }
 
 /// Builds the tokenizer of a GGUF file.
