@@ -7,8 +7,8 @@ use kvist_base::Bytes;
 /// How the API is served.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// Names a request may put into `model`; answers carry the first. Without any, the model file's
-    /// own name is used.
+    /// Names a request may put into `model` for the first model; answers carry the first of them.
+    /// Without any, it keeps the names it came with.
     pub served_names: Vec<String>,
     /// Keys, any of which opens every route. Without any, everything is open.
     pub api_keys: Vec<String>,

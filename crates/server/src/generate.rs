@@ -6,6 +6,7 @@ use kvist_engine::{
 };
 
 use crate::error::ApiError;
+use crate::models::Served;
 use crate::state::App;
 use crate::validate::Call;
 use crate::wire::common::{PromptTokensDetails, Usage};
@@ -20,15 +21,15 @@ const INLINE_BYTES_MAX: usize = 16 << 10;
 /// goes away meanwhile.
 pub(crate) async fn submit(
     app: &App,
-    call: Call,
+    (served, call): (&Served, Call),
     prompt_field: &'static str,
 ) -> Result<Vec<RequestHandle>, ApiError> {
     let sequences = call.prompts.len() * call.choices;
     let prompt_bytes: usize = call.prompts.iter().map(prompt_bytes).sum();
     let submitted = if prompt_bytes * call.choices <= INLINE_BYTES_MAX {
-        submit_all(&app.engine, call)
+        submit_all(&served.engine, call)
     } else {
-        let engine = app.engine.clone();
+        let engine = served.engine.clone();
         let place = app.tokenising.clone().acquire_owned().await;
         let place = place.expect("this semaphore is never closed");
         let task = tokio::task::spawn_blocking(move || {

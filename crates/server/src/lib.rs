@@ -12,6 +12,7 @@ mod error;
 mod generate;
 mod listener;
 mod metrics;
+mod models;
 mod routes;
 mod state;
 mod validate;
@@ -21,22 +22,22 @@ use std::future::Future;
 use std::io;
 
 use axum::Router;
-use kvist_engine::EngineHandle;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 pub use config::{HttpLimits, ServerConfig};
+pub use models::Models;
 
 use crate::listener::BoundedListener;
 use crate::state::App;
 
-/// The API over an engine, for embedding or for tests without sockets.
-pub fn router(handle: EngineHandle, config: ServerConfig) -> Router {
-    routes::routes(App::new(handle, config))
+/// The API over one engine or several, for embedding or for tests without sockets.
+pub fn router(models: impl Into<Models>, config: ServerConfig) -> Router {
+    routes::routes(App::new(models.into(), config))
 }
 
-/// Serves the API until `shutdown` resolves. Then the engine takes nothing new, connections are no
+/// Serves the API until `shutdown` resolves. Then the engines take nothing new, connections are no
 /// longer accepted, and running answers are finished, for at most
 /// [`drain_time_max`](HttpLimits::drain_time_max).
 ///
@@ -44,21 +45,22 @@ pub fn router(handle: EngineHandle, config: ServerConfig) -> Router {
 /// When the listener cannot be served from.
 pub async fn serve(
     listener: TcpListener,
-    handle: EngineHandle,
+    models: impl Into<Models>,
     config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let listener = BoundedListener::new(listener, &config.limits);
     let drain_time_max = config.limits.drain_time_max;
-    let engine = handle.clone();
+    let app = App::new(models.into(), config);
+    let models = app.models.clone();
     let (draining, drain_begun) = oneshot::channel();
     let drain = async move {
         shutdown.await;
-        engine.drain();
+        models.drain();
         // Fails only when serving has ended, and then nobody needs to know.
         let _ = draining.send(());
     };
-    let serving = axum::serve(listener, router(handle, config)).with_graceful_shutdown(drain);
+    let serving = axum::serve(listener, routes::routes(app)).with_graceful_shutdown(drain);
     let overtime = async {
         match drain_begun.await {
             Ok(()) => sleep(drain_time_max).await,

@@ -2,189 +2,229 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use kvist_engine::{Histogram, MetricsSnapshot, ModelInfo};
+use kvist_engine::{EngineHandle, Histogram, MetricsSnapshot};
+
+use crate::models::Served;
 
 /// The media type of what [`render`] writes.
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Everything, one family after the other.
-pub(crate) fn render(model_name: &str, info: &ModelInfo, now: &MetricsSnapshot) -> String {
+/// The numbers of one model, of one moment.
+struct Sampled {
+    /// The name answers carry, escaped.
+    name: String,
+    engine: EngineHandle,
+    now: MetricsSnapshot,
+}
+
+/// Everything, one family after the other, in each a sample for every model.
+pub(crate) fn render(models: impl Iterator<Item = Served>) -> String {
+    let sampled = |Served { name, engine, .. }| Sampled {
+        name: escaped(&name),
+        now: engine.metrics(),
+        engine,
+    };
     let mut page = Page {
         text: String::with_capacity(16 << 10),
-        model: escaped(model_name),
+        models: models.map(sampled).collect(),
     };
-    page.gauges(now);
-    page.counters(now);
-    page.requests(now);
+    page.gauges();
+    page.counters();
+    page.requests();
     page.histogram(
         "vllm:time_to_first_token_seconds",
         "Time from acceptance to the first output token.",
-        &now.ttft_seconds,
+        |now| &now.ttft_seconds,
     );
     page.histogram(
         "vllm:inter_token_latency_seconds",
         "Time between output tokens of one request.",
-        &now.itl_seconds,
+        |now| &now.itl_seconds,
     );
     page.histogram(
         "vllm:e2e_request_latency_seconds",
         "Time from acceptance to the end of a request.",
-        &now.e2e_seconds,
+        |now| &now.e2e_seconds,
     );
-    page.memory(info, now);
+    page.memory();
     page.text
 }
 
-/// The text so far. `model` is escaped.
+/// The text so far, and what it is about.
 struct Page {
     text: String,
-    model: String,
+    models: Vec<Sampled>,
 }
 
 /// A `String` takes everything that is written to it.
 const INFALLIBLE: &str = "writing to a String cannot fail";
+
+/// One sample of a model; `labels` are further labels, each with a comma before it.
+fn sample(
+    text: &mut String,
+    (name, model): (&str, &str),
+    labels: fmt::Arguments<'_>,
+    value: impl Display,
+) {
+    writeln!(text, "{name}{{model_name=\"{model}\"{labels}}} {value}").expect(INFALLIBLE);
+}
 
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect(INFALLIBLE);
     }
 
-    /// One sample; `labels` are further labels, each with a comma before it.
-    fn sample(&mut self, name: &str, labels: fmt::Arguments<'_>, value: impl Display) {
-        let model = &self.model;
-        writeln!(
-            self.text,
-            "{name}{{model_name=\"{model}\"{labels}}} {value}"
-        )
-        .expect(INFALLIBLE);
-    }
-
-    fn single(&mut self, (name, kind): (&str, &str), help: &str, value: impl Display) {
+    /// A family of one sample a model.
+    fn single<T: Display>(
+        &mut self,
+        (name, kind): (&str, &str),
+        help: &str,
+        value: impl Fn(&MetricsSnapshot) -> T,
+    ) {
         self.family(name, kind, help);
-        self.sample(name, format_args!(""), value);
+        for model in &self.models {
+            let value = value(&model.now);
+            sample(&mut self.text, (name, &model.name), format_args!(""), value);
+        }
     }
 
-    fn gauges(&mut self, now: &MetricsSnapshot) {
+    fn gauges(&mut self) {
         let gauge = |name| (name, "gauge");
         self.single(
             gauge("vllm:num_requests_running"),
             "Sequences with KV blocks.",
-            now.running,
+            |now| now.running,
         );
         self.single(
             gauge("vllm:num_requests_waiting"),
             "Sequences waiting for KV blocks or a place in the batch.",
-            now.waiting,
+            |now| now.waiting,
         );
-        let held = f64::from(now.blocks_held);
-        let share = if now.blocks_total == 0 {
-            0.0
-        } else {
-            held / f64::from(now.blocks_total)
-        };
         self.single(
             gauge("vllm:kv_cache_usage_perc"),
             "Share of KV blocks held, 0 to 1.",
-            share,
+            |now| match now.blocks_total {
+                0 => 0.0,
+                total => f64::from(now.blocks_held) / f64::from(total),
+            },
         );
     }
 
-    fn counters(&mut self, now: &MetricsSnapshot) {
-        let counters = [
+    fn counters(&mut self) {
+        type Counter = (&'static str, &'static str, fn(&MetricsSnapshot) -> u64);
+        const COUNTERS: [Counter; 8] = [
             (
                 "vllm:prompt_tokens_total",
                 "Prompt tokens of accepted requests.",
-                now.prompt_tokens,
+                |now| now.prompt_tokens,
             ),
             (
                 "vllm:generation_tokens_total",
                 "Output tokens produced.",
-                now.output_tokens,
+                |now| now.output_tokens,
             ),
             (
                 "vllm:num_preemptions_total",
                 "Sequences preempted.",
-                now.preemptions,
+                |now| now.preemptions,
             ),
             (
                 "vllm:prefix_cache_queries_total",
                 "Prompt tokens looked up in the prefix cache.",
-                now.prefix_query_tokens,
+                |now| now.prefix_query_tokens,
             ),
             (
                 "vllm:prefix_cache_hits_total",
                 "Prompt tokens found in the prefix cache.",
-                now.prefix_hit_tokens,
+                |now| now.prefix_hit_tokens,
             ),
             (
                 "kvist_requests_accepted_total",
                 "Requests accepted.",
-                now.accepted,
+                |now| now.accepted,
             ),
             (
                 "kvist_computed_tokens_total",
                 "Tokens run through the model.",
-                now.computed_tokens,
+                |now| now.computed_tokens,
             ),
-            ("kvist_steps_total", "Steps run.", now.steps),
+            ("kvist_steps_total", "Steps run.", |now| now.steps),
         ];
-        for (name, help, value) in counters {
+        for (name, help, value) in COUNTERS {
             self.single((name, "counter"), help, value);
         }
     }
 
-    fn requests(&mut self, now: &MetricsSnapshot) {
+    fn requests(&mut self) {
         let name = "vllm:request_success_total";
         self.family(name, "counter", "Ended requests by how they ended.");
-        let ends = &now.finished;
-        for (reason, count) in [
-            ("stop", ends.stop),
-            ("length", ends.length),
-            ("abort", ends.cancelled),
-            ("error", ends.failed),
-        ] {
-            self.sample(name, format_args!(",finished_reason=\"{reason}\""), count);
+        for model in &self.models {
+            let ends = &model.now.finished;
+            for (reason, count) in [
+                ("stop", ends.stop),
+                ("length", ends.length),
+                ("abort", ends.cancelled),
+                ("error", ends.failed),
+            ] {
+                let labels = format_args!(",finished_reason=\"{reason}\"");
+                sample(&mut self.text, (name, &model.name), labels, count);
+            }
         }
     }
 
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
+    fn histogram(&mut self, name: &str, help: &str, of: fn(&MetricsSnapshot) -> &Histogram) {
         self.family(name, "histogram", help);
-        let bucket = format!("{name}_bucket");
-        let mut cumulative = 0;
-        for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
-            cumulative += count;
-            self.sample(&bucket, format_args!(",le=\"{bound:?}\""), cumulative);
+        for model in &self.models {
+            write_histogram(&mut self.text, (name, &model.name), of(&model.now));
         }
-        self.sample(&bucket, format_args!(",le=\"+Inf\""), histogram.count());
-        self.sample(&format!("{name}_sum"), format_args!(""), histogram.sum);
-        self.sample(
-            &format!("{name}_count"),
-            format_args!(""),
-            histogram.count(),
-        );
     }
 
-    fn memory(&mut self, info: &ModelInfo, now: &MetricsSnapshot) {
+    fn memory(&mut self) {
         let name = "kvist_kv_blocks";
         self.family(
             name,
             "gauge",
             "KV blocks by state; every block is in exactly one.",
         );
-        for (state, count) in [
-            ("free", now.blocks_free),
-            ("held", now.blocks_held),
-            ("cached", now.blocks_cached),
-        ] {
-            self.sample(name, format_args!(",state=\"{state}\""), count);
+        for model in &self.models {
+            let now = &model.now;
+            for (state, count) in [
+                ("free", now.blocks_free),
+                ("held", now.blocks_held),
+                ("cached", now.blocks_cached),
+            ] {
+                let labels = format_args!(",state=\"{state}\"");
+                sample(&mut self.text, (name, &model.name), labels, count);
+            }
         }
         let name = "kvist_memory_bytes";
         self.family(name, "gauge", "Bytes by line of the memory plan.");
-        for line in &info.plan.lines {
-            let label = escaped(&line.name);
-            let labels = format_args!(",line=\"{label}\",state=\"planned\"");
-            self.sample(name, labels, line.bytes.0);
+        for model in &self.models {
+            for line in &model.engine.info().plan.lines {
+                let label = escaped(&line.name);
+                let labels = format_args!(",line=\"{label}\",state=\"planned\"");
+                sample(&mut self.text, (name, &model.name), labels, line.bytes.0);
+            }
         }
+    }
+}
+
+fn write_histogram(text: &mut String, (name, model): (&str, &str), histogram: &Histogram) {
+    let bucket = format!("{name}_bucket");
+    let mut cumulative = 0;
+    for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
+        cumulative += count;
+        let labels = format_args!(",le=\"{bound:?}\"");
+        sample(text, (&bucket, model), labels, cumulative);
+    }
+    let count = histogram.count();
+    sample(text, (&bucket, model), format_args!(",le=\"+Inf\""), count);
+    for (suffix, value) in [
+        ("sum", histogram.sum.to_string()),
+        ("count", count.to_string()),
+    ] {
+        let name = format!("{name}_{suffix}");
+        sample(text, (&name, model), format_args!(""), value);
     }
 }
 
@@ -207,25 +247,20 @@ mod tests {
 
     #[test]
     fn buckets_are_cumulative_and_end_at_the_count() {
-        let mut page = Page {
-            text: String::new(),
-            model: "m".to_owned(),
-        };
+        let mut text = String::new();
         let histogram = Histogram {
             bounds: &[0.5, 1.0],
             counts: vec![2, 0, 1],
             sum: 4.5,
         };
-        page.histogram("h", "Help.", &histogram);
+        write_histogram(&mut text, ("h", "m"), &histogram);
         let expected = "\
-# HELP h Help.
-# TYPE h histogram
 h_bucket{model_name=\"m\",le=\"0.5\"} 2
 h_bucket{model_name=\"m\",le=\"1.0\"} 2
 h_bucket{model_name=\"m\",le=\"+Inf\"} 3
 h_sum{model_name=\"m\"} 4.5
 h_count{model_name=\"m\"} 3
 ";
-        assert_eq!(page.text, expected);
+        assert_eq!(text, expected);
     }
 }

@@ -15,6 +15,7 @@ use crate::auth::require_key;
 use crate::body::{self, Received};
 use crate::error::ApiError;
 use crate::metrics;
+use crate::models::{Member, Served};
 use crate::state::{App, Ticket, now_seconds};
 use crate::validate::{self, Circumstances};
 use crate::wire::chat::ChatCompletionRequest;
@@ -53,11 +54,12 @@ async fn chat_completions(State(app): State<App>, request: Request) -> Result<Re
     let Received { bytes, share } = body::receive(&app, request).await?;
     let received = read_request::<ChatCompletionRequest>(&bytes)?;
     drop(bytes);
-    app.check_model(received.body.generation.model.as_deref())?;
-    let mut call = validate::chat(received, circumstances(&app, ticket))?;
+    let served = app.models.find(received.body.generation.model.as_deref())?;
+    let served = served.served();
+    let mut call = validate::chat(received, circumstances(&app, &served, ticket))?;
     let ignored = std::mem::take(&mut call.ignored);
-    let words = ChatAnswer::new(&app, &call, ticket);
-    let response = answer(&app, call, words, share).await?;
+    let words = ChatAnswer::new(&served, &call, ticket);
+    let response = answer(&app, (served, call), words, share).await?;
     Ok(report_ignored(response, &ignored))
 }
 
@@ -66,18 +68,19 @@ async fn completions(State(app): State<App>, request: Request) -> Result<Respons
     let Received { bytes, share } = body::receive(&app, request).await?;
     let received = read_request::<CompletionRequest>(&bytes)?;
     drop(bytes);
-    app.check_model(received.body.generation.model.as_deref())?;
-    let mut call = validate::completion(received, circumstances(&app, ticket))?;
+    let served = app.models.find(received.body.generation.model.as_deref())?;
+    let served = served.served();
+    let mut call = validate::completion(received, circumstances(&app, &served, ticket))?;
     let ignored = std::mem::take(&mut call.ignored);
-    let words = CompletionAnswer::new(&app, &call, ticket);
-    let response = answer(&app, call, words, share).await?;
+    let words = CompletionAnswer::new(&served, &call, ticket);
+    let response = answer(&app, (served, call), words, share).await?;
     Ok(report_ignored(response, &ignored))
 }
 
-fn circumstances(app: &App, ticket: Ticket) -> Circumstances<'_> {
+fn circumstances<'a>(app: &'a App, served: &Served, ticket: Ticket) -> Circumstances<'a> {
     Circumstances {
         limits: &app.limits,
-        vocab_len: app.engine.info().vocab_len,
+        vocab_len: served.engine.info().vocab_len,
         seed: ticket.seed(),
         now_seconds: now_seconds(),
     }
@@ -120,9 +123,9 @@ fn header_list(names: &[String]) -> String {
 
 async fn models(State(app): State<App>) -> Json<ModelList> {
     let data = app
-        .served_names()
-        .iter()
-        .map(|name| card(&app, name))
+        .models
+        .names()
+        .map(|(name, member)| card(&app, name, member))
         .collect();
     Json(ModelList {
         object: "list",
@@ -134,26 +137,25 @@ async fn model(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
-    app.check_model(Some(&id))?;
-    Ok(Json(card(&app, &id)))
+    let member = app.models.find(Some(&id))?;
+    Ok(Json(card(&app, &id, member)))
 }
 
-fn card(app: &App, name: &str) -> ModelCard {
-    let info = app.engine.info();
+fn card(app: &App, name: &str, member: &Member) -> ModelCard {
     ModelCard {
         id: name.to_owned(),
         object: "model",
         created: app.started_seconds(),
         owned_by: "kvist",
-        root: info.name.clone(),
+        root: member.root().to_owned(),
         parent: None,
-        max_model_len: info.model_len.0,
+        max_model_len: member.model_len(),
     }
 }
 
 /// Whether the process is of any use: a supervisor restarts it otherwise.
 async fn health(State(app): State<App>) -> Response {
-    match app.engine.status() {
+    match app.models.status() {
         EngineStatus::Ready | EngineStatus::Draining => {
             Json(json!({"status": "ok"})).into_response()
         }
@@ -163,7 +165,7 @@ async fn health(State(app): State<App>) -> Response {
 
 /// Whether to send requests here.
 async fn ready(State(app): State<App>) -> Response {
-    match app.engine.status() {
+    match app.models.status() {
         EngineStatus::Ready => Json(json!({"status": "ready"})).into_response(),
         EngineStatus::Draining => ApiError::Draining.into_response(),
         EngineStatus::Failed(_) => unavailable(ApiError::EngineStopped),
@@ -182,7 +184,7 @@ async fn version(State(app): State<App>) -> Response {
 }
 
 async fn metrics_page(State(app): State<App>) -> Response {
-    let text = metrics::render(app.model_name(), app.engine.info(), &app.engine.metrics());
+    let text = metrics::render(app.models.loaded());
     ([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], text).into_response()
 }
 

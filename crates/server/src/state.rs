@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kvist_base::mix64;
-use kvist_engine::EngineHandle;
 use tokio::sync::Semaphore;
 
 use crate::auth::Keys;
 use crate::config::{HttpLimits, ServerConfig};
-use crate::error::ApiError;
+use crate::models::Models;
 
 /// Large prompts tokenised at a time. More would take the cores from the engine.
 const TOKENISING_MAX: usize = 2;
@@ -23,15 +22,13 @@ pub(crate) struct App(Arc<Shared>);
 /// The inside of [`App`].
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) engine: EngineHandle,
+    pub(crate) models: Models,
     pub(crate) limits: HttpLimits,
     pub(crate) version: &'static str,
     pub(crate) keys: Keys,
     /// Bytes of bodies that may still be received, in units of [`BODY_UNIT_BYTES`].
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) tokenising: Arc<Semaphore>,
-    /// Never empty; the first is the one answers carry.
-    served_names: Vec<String>,
     started: SystemTime,
     seed: Option<u64>,
     issued: AtomicU64,
@@ -49,22 +46,18 @@ impl Deref for App {
 }
 
 impl App {
-    pub(crate) fn new(engine: EngineHandle, config: ServerConfig) -> Self {
-        let mut served_names = config.served_names;
-        if served_names.is_empty() {
-            served_names.push(engine.info().name.clone());
-        }
+    pub(crate) fn new(mut models: Models, config: ServerConfig) -> Self {
+        models.name_first(config.served_names);
         let unit = BODY_UNIT_BYTES as u64;
         let body_units = usize::try_from(config.limits.bodies_bytes_max.0 / unit)
             .unwrap_or(usize::MAX)
             .min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Shared {
-            engine,
+            models,
             version: config.version,
             keys: Keys::new(&config.api_keys),
             bodies: Arc::new(Semaphore::new(body_units)),
             tokenising: Arc::new(Semaphore::new(TOKENISING_MAX)),
-            served_names,
             started: config.started,
             seed: config.seed,
             issued: AtomicU64::new(0),
@@ -74,29 +67,6 @@ impl App {
 }
 
 impl Shared {
-    /// The name answers carry.
-    pub(crate) fn model_name(&self) -> &str {
-        &self.served_names[0]
-    }
-
-    /// Every name a request may use.
-    pub(crate) fn served_names(&self) -> &[String] {
-        &self.served_names
-    }
-
-    /// Whether `given`, or nothing in particular, is served here.
-    pub(crate) fn check_model(&self, given: Option<&str>) -> Result<(), ApiError> {
-        match given {
-            Some(given) if !self.served_names.iter().any(|name| name == given) => {
-                Err(ApiError::UnknownModel {
-                    given: given.to_owned(),
-                    served: self.served_names.clone(),
-                })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// A ticket for one request.
     pub(crate) fn ticket(&self) -> Ticket {
         let since = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -5,7 +5,8 @@ use kvist_engine::{Delta, Finished, TokenLogprob, TokenLogprobs};
 
 use super::{Answer, EventResult, Heading, Vocabulary, lossy, stop_reason};
 use crate::generate::Output;
-use crate::state::{App, Ticket};
+use crate::models::Served;
+use crate::state::Ticket;
 use crate::validate::{Call, Delivery, StreamUsage};
 use crate::wire::chat::{
     AssistantMessage, ChatChoice, ChatChunkChoice, ChatCompletion, ChatCompletionChunk, ChatDelta,
@@ -25,10 +26,10 @@ pub(crate) struct ChatAnswer {
 }
 
 impl ChatAnswer {
-    pub(crate) fn new(app: &App, call: &Call, ticket: Ticket) -> Self {
+    pub(crate) fn new(served: &Served, call: &Call, ticket: Ticket) -> Self {
         Self {
-            heading: Heading::new(app, ticket, "chatcmpl"),
-            vocabulary: Vocabulary(app.engine.clone()),
+            heading: Heading::new(served, ticket, "chatcmpl"),
+            vocabulary: Vocabulary(served.clone()),
             top_logprobs: call.settings.sampling.logprobs.map(|count| count as usize),
             usage: match call.delivery {
                 Delivery::Whole => StreamUsage::Omit,

@@ -7,7 +7,8 @@ use kvist_engine::{Delta, Finished, Prompt, TokenLogprob, TokenLogprobs};
 
 use super::{Answer, EventResult, Heading, Vocabulary, lossy, stop_reason};
 use crate::generate::Output;
-use crate::state::{App, Ticket};
+use crate::models::Served;
+use crate::state::Ticket;
 use crate::validate::{Call, Delivery, Echo, StreamUsage};
 use crate::wire::common::{Pairs, Usage};
 use crate::wire::completion::{Completion, CompletionChoice, CompletionChunk, CompletionLogprobs};
@@ -28,8 +29,8 @@ pub(crate) struct CompletionAnswer {
 }
 
 impl CompletionAnswer {
-    pub(crate) fn new(app: &App, call: &Call, ticket: Ticket) -> Self {
-        let vocabulary = Vocabulary(app.engine.clone());
+    pub(crate) fn new(served: &Served, call: &Call, ticket: Ticket) -> Self {
+        let vocabulary = Vocabulary(served.clone());
         let echoed = (call.echo == Echo::PromptFirst).then(|| {
             call.prompts
                 .iter()
@@ -37,7 +38,7 @@ impl CompletionAnswer {
                 .collect()
         });
         Self {
-            heading: Heading::new(app, ticket, "cmpl"),
+            heading: Heading::new(served, ticket, "cmpl"),
             vocabulary,
             logprobs: call.settings.sampling.logprobs.is_some(),
             usage: match call.delivery {

@@ -10,13 +10,14 @@ pub(crate) use completion::CompletionAnswer;
 use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use kvist_engine::{Delta, EngineHandle, Finished, StoppedBy};
+use kvist_engine::{Delta, Finished, StoppedBy};
 use serde::Serialize;
 
 use self::stream::AnswerStream;
 use crate::body::BodyShare;
 use crate::error::ApiError;
 use crate::generate::{Output, Tally, collect, submit};
+use crate::models::Served;
 use crate::state::{App, Ticket, now_seconds};
 use crate::validate::{Call, Delivery};
 use crate::wire::common::{StopReason, Usage};
@@ -54,27 +55,27 @@ pub(crate) struct Heading {
 }
 
 impl Heading {
-    pub(crate) fn new(app: &App, ticket: Ticket, prefix: &str) -> Self {
+    pub(crate) fn new(served: &Served, ticket: Ticket, prefix: &str) -> Self {
         Self {
             id: ticket.id(prefix),
             created: now_seconds(),
-            model: app.model_name().to_owned(),
+            model: served.name.clone(),
         }
     }
 }
 
-/// Runs a call, whose body's share of memory is `share`, and answers it. Dropping the future or the
-/// response's body cancels the call.
+/// Runs a call on the model it is for, and answers it. `share` is the memory of the call's body.
+/// Dropping the future or the response's body cancels the call.
 pub(crate) async fn answer<A: Answer>(
     app: &App,
-    call: Call,
+    (served, call): (Served, Call),
     answer: A,
     share: BodyShare,
 ) -> Result<Response, ApiError> {
     let Call {
         delivery, choices, ..
     } = call;
-    let handles = submit(app, call, A::PROMPT_FIELD).await?;
+    let handles = submit(app, (&served, call), A::PROMPT_FIELD).await?;
     // The prompts are tokens now; what they were received in is gone.
     drop(share);
     let mut tally = Tally::new(choices);
@@ -112,12 +113,12 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Where token texts come from.
+/// Where token texts come from: the model that answers, which stays loaded as long as this lives.
 #[derive(Clone, Debug)]
-struct Vocabulary(EngineHandle);
+struct Vocabulary(Served);
 
 impl Vocabulary {
     fn bytes(&self, token: kvist_base::TokenId) -> Vec<u8> {
-        self.0.token_bytes(token)
+        self.0.engine.token_bytes(token)
     }
 }

@@ -54,10 +54,10 @@ impl Server {
     /// A model all of whose weights are NaN: it fails every request.
     pub fn faulty() -> Self {
         let file = TempModel::new(|_| f32::NAN);
-        Self::over(&file.0, config(), &options())
+        Self::over(file.path(), config(), &options())
     }
 
-    fn over(model: &Path, config: ServerConfig, options: &EngineOptions) -> Self {
+    pub fn over(model: &Path, config: ServerConfig, options: &EngineOptions) -> Self {
         let engine = Engine::load(model, &machine(), options).unwrap();
         let router = router(engine.handle(), config);
         Self { engine, router }
@@ -277,7 +277,7 @@ pub fn options() -> EngineOptions {
     }
 }
 
-fn machine() -> Machine {
+pub fn machine() -> Machine {
     Machine {
         mem_total: Bytes::GIB * 4,
         mem_available: Bytes::GIB * 2,
@@ -297,16 +297,21 @@ fn model_file() -> &'static Path {
     FILE.get_or_init(|| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("server-tests.gguf");
         // Renamed into place: another run of the tests may be reading it.
-        std::fs::rename(&TempModel::new(|weight| weight).0, &file).unwrap();
+        std::fs::rename(TempModel::new(|weight| weight).path(), &file).unwrap();
         file
     })
 }
 
 /// A model file of this process alone, gone when dropped.
-struct TempModel(PathBuf);
+pub struct TempModel(PathBuf);
 
 impl TempModel {
-    fn new(change: impl Fn(f32) -> f32) -> Self {
+    pub fn new(change: impl Fn(f32) -> f32) -> Self {
+        Self::of(&tiny_model(), change)
+    }
+
+    /// Any of the tiny models, with `change` done to each weight.
+    pub fn of(model: &TinyModel, change: impl Fn(f32) -> f32) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("server-tests.{}.{number}.gguf", std::process::id());
@@ -316,8 +321,12 @@ impl TempModel {
                 .flat_map(|&each| change(each).to_le_bytes())
                 .collect()
         };
-        tiny_model().write_gguf_with(&path, QuantFormat::F32, &encode);
+        model.write_gguf_with(&path, QuantFormat::F32, &encode);
         Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 
