@@ -89,8 +89,8 @@ impl TensorInfo {
             })
     }
 
-    /// The bytes of the file it occupies. `start + bytes` is at most `FILE_BYTES_MAX`.
-    pub(crate) fn range(&self) -> Range<u64> {
+    /// The bytes of its file it occupies. `start + bytes` is at most `FILE_BYTES_MAX`.
+    pub fn range(&self) -> Range<u64> {
         self.start..self.start + self.bytes.0
     }
 

@@ -46,6 +46,17 @@ enum Task {
     Perplexity(perplexity::Arguments),
     /// Recompute the tiny models' golden outputs with an independent implementation
     Fixtures(fixtures::Arguments),
+    /// Complete a model file that ends early: real header, real weights as far as they go, and
+    /// random ones of their size behind
+    Synth(SynthArguments),
+}
+
+#[derive(clap::Args)]
+struct SynthArguments {
+    /// A GGUF file whose header is whole
+    header: PathBuf,
+    /// Where to write the model; must not exist
+    out: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -67,6 +78,7 @@ fn main() -> ExitCode {
         Task::Race(arguments) => race::run(&arguments),
         Task::Perplexity(arguments) => perplexity::run(&arguments),
         Task::Fixtures(arguments) => fixtures::run(&arguments),
+        Task::Synth(arguments) => synth(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -95,18 +107,30 @@ fn tidy() -> Outcome {
 /// whose dependencies may differ from this program's.
 fn sim(arguments: &SimArguments) -> Outcome {
     let SimArguments { seeds, first } = arguments;
-    Run::cargo()
-        .args([
-            "run",
-            "--quiet",
-            "--package",
-            "xtask",
-            "--example",
-            "sim",
-            "--",
-        ])
+    example("sim")
         .args([first.to_string(), seeds.to_string()])
         .check()
+}
+
+/// Quantising takes the kernels, which this program is built without.
+fn synth(arguments: &SynthArguments) -> Outcome {
+    let paths = [&arguments.header, &arguments.out];
+    let absolute = paths.map(std::path::absolute);
+    let [header, out] = absolute;
+    example("synth").args([header?, out?]).check()
+}
+
+/// One of our examples, built and about to be run from the workspace's root.
+fn example(name: &str) -> Run {
+    Run::cargo().args([
+        "run",
+        "--quiet",
+        "--package",
+        "xtask",
+        "--example",
+        name,
+        "--",
+    ])
 }
 
 /// The directory of the workspace this program was built in.
