@@ -313,7 +313,8 @@ impl Loaded {
         };
         let scheduler = Scheduler::new(SchedulerConfig {
             block_size,
-            blocks_total,
+            blocks_limit: blocks_total,
+            blocks_max: blocks_total,
             running_max,
             waiting_max: running_max + options.waiting_max,
             step_tokens_max,

@@ -115,7 +115,10 @@ impl Scheduler {
                 hash: sequence.chain[block_idx],
                 parent: match block_idx.checked_sub(1) {
                     None => Parent::Root(sequence.cache_root),
-                    Some(before) => Parent::Block(sequence.table.blocks()[before]),
+                    Some(before) => {
+                        let content = self.pool.content_of(sequence.table.blocks()[before]);
+                        Parent::Content(content.expect("blocks are indexed in order"))
+                    }
                 },
                 tokens: &sequence.tokens[start..start + block_size],
             };

@@ -7,8 +7,10 @@ use kvist_base::{Blocks, SeqId, Tokens};
 pub struct SchedulerConfig {
     /// Token positions per KV block.
     pub block_size: Tokens,
-    /// Blocks in the pool; their ids are `0..blocks_total`.
-    pub blocks_total: Blocks,
+    /// Blocks in the pool at the start; their ids are `0..blocks_limit`.
+    pub blocks_limit: Blocks,
+    /// Most blocks there can ever be: what `resize` can raise the limit to.
+    pub blocks_max: Blocks,
     /// Most sequences that own blocks at one time (`max_num_seqs`).
     pub running_max: usize,
     /// Most sequences that queue for a first admission. Preempted sequences are let back in above
@@ -32,7 +34,7 @@ impl SchedulerConfig {
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("block_size", self.block_size.is_empty()),
-            ("blocks_total", self.blocks_total.is_empty()),
+            ("blocks_limit", self.blocks_limit.is_empty()),
             ("running_max", self.running_max == 0),
             ("waiting_max", self.waiting_max == 0),
             ("step_tokens_max", self.step_tokens_max.is_empty()),
@@ -47,10 +49,16 @@ impl SchedulerConfig {
                 given: self.model_len_max,
             });
         }
-        if self.watermark >= self.blocks_total {
+        if self.blocks_limit > self.blocks_max {
+            return Err(ConfigError::TooManyBlocks {
+                limit: self.blocks_max,
+                given: self.blocks_limit,
+            });
+        }
+        if self.watermark >= self.blocks_limit {
             return Err(ConfigError::WatermarkTooLarge {
                 watermark: self.watermark,
-                blocks_total: self.blocks_total,
+                blocks_limit: self.blocks_limit,
             });
         }
         Ok(())
@@ -77,13 +85,47 @@ pub enum ConfigError {
         /// The context length asked for.
         given: Tokens,
     },
+    /// The pool would start larger than it may ever be.
+    #[error("blocks_limit ({given}) must not be larger than blocks_max ({limit})")]
+    TooManyBlocks {
+        /// Most blocks there can ever be.
+        limit: Blocks,
+        /// Blocks at the start.
+        given: Blocks,
+    },
     /// Admission would keep more blocks free than there are.
-    #[error("watermark ({watermark}) must be smaller than the pool ({blocks_total})")]
+    #[error("watermark ({watermark}) must be smaller than the pool ({blocks_limit})")]
     WatermarkTooLarge {
         /// The watermark asked for.
         watermark: Blocks,
         /// The size of the pool.
-        blocks_total: Blocks,
+        blocks_limit: Blocks,
+    },
+}
+
+/// Why the pool was not resized. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResizeError {
+    /// A pool has at least one block.
+    #[error("a KV pool has at least one block, not 0")]
+    Zero,
+    /// There are no ids for so many blocks.
+    #[error("the KV pool can have {limit} at most, not {given}")]
+    TooLarge {
+        /// `blocks_max` of the configuration.
+        limit: Blocks,
+        /// The size asked for.
+        given: Blocks,
+    },
+    /// A live sequence could then never end, even alone.
+    #[error("sequence {id} may need {needed} of KV cache, {given} would be left")]
+    LiveSequence {
+        /// The live sequence that needs most.
+        id: SeqId,
+        /// Blocks it needs at its longest.
+        needed: Blocks,
+        /// The size asked for.
+        given: Blocks,
     },
 }
 
@@ -106,12 +148,12 @@ pub enum AdmitError {
     },
     /// Prompt and output limit together need more blocks than the pool has, so the sequence could
     /// not end even if it ran alone.
-    #[error("prompt and output need {blocks_needed} of KV cache, there are {blocks_total}")]
+    #[error("prompt and output need {blocks_needed} of KV cache, there are {blocks_limit}")]
     NeverFits {
         /// Blocks the sequence needs at its longest.
         blocks_needed: Blocks,
         /// Blocks in the pool.
-        blocks_total: Blocks,
+        blocks_limit: Blocks,
     },
     /// The queue is full; later there may be room.
     #[error("{waiting} sequences are waiting, the limit is {waiting_max}")]

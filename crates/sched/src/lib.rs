@@ -22,6 +22,7 @@ mod config;
 mod kv;
 mod plan;
 mod queue;
+mod resize;
 mod schedule;
 mod scheduler;
 mod sequence;
@@ -30,8 +31,9 @@ pub mod sim;
 #[cfg(test)]
 mod tests;
 
-pub use config::{AdmitError, CacheInUse, ConfigError, SchedulerConfig};
-pub use kv::{BlockState, PoolCounts};
+pub use config::{AdmitError, CacheInUse, ConfigError, ResizeError, SchedulerConfig};
+pub use kv::{BlockCopy, BlockState, PoolCounts};
 pub use plan::{Chunk, ChunkOutcome, StepOutcome, StepPlan};
-pub use scheduler::{Scheduler, Totals};
+pub use resize::Resized;
+pub use scheduler::{Dropped, Scheduler, Totals};
 pub use sequence::{FinishedSequence, NewSequence, SequenceState, SequenceView};

@@ -2,6 +2,7 @@
 //! in `commit`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use kvist_base::{BlockId, Blocks, FinishReason, SeqId, Tokens};
 
@@ -38,6 +39,13 @@ pub struct Scheduler {
     pub(crate) totals: Totals,
 }
 
+/// What `drop_cached` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Blocks that were cached and are free now.
+    pub blocks: Blocks,
+}
+
 /// Counts since the scheduler was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
@@ -54,6 +62,8 @@ pub struct Totals {
     pub last_block_recomputes: u64,
     /// Blocks given back because another sequence had computed the same content.
     pub merged_blocks: u64,
+    /// Blocks moved to lower ids when the pool was made smaller.
+    pub moved_blocks: u64,
     /// Times a full block stayed out of the prefix index because another content has its hash.
     pub hash_collisions: u64,
 }
@@ -72,7 +82,7 @@ impl Scheduler {
         config.check()?;
         let sizes = PoolSizes {
             block_size: config.block_size,
-            blocks_total: config.blocks_total,
+            limit: config.blocks_limit,
         };
         let hasher = config
             .prefix_caching
@@ -162,11 +172,11 @@ impl Scheduler {
         });
         // Nothing is computed from the last output token, so it never needs a slot.
         let blocks_needed = (len_max - Tokens(1)).div_ceil(self.config.block_size);
-        if blocks_needed > self.config.blocks_total {
-            let blocks_total = self.config.blocks_total;
+        let blocks_limit = self.pool.limit();
+        if blocks_needed > blocks_limit {
             return Err(AdmitError::NeverFits {
                 blocks_needed,
-                blocks_total,
+                blocks_limit,
             });
         }
         assert!(len_max > prompt_len);
@@ -213,9 +223,17 @@ impl Scheduler {
         if !held.is_empty() {
             return Err(CacheInUse { held });
         }
-        self.pool.forget_cached();
-        assert_eq!(self.pool.counts().cached, Blocks::ZERO);
+        self.pool.drop_cached(Blocks::ZERO);
         Ok(())
+    }
+
+    /// Makes cached blocks free, least recently used first, until at most `keep` are cached. Works
+    /// while others are held. Only between steps.
+    pub fn drop_cached(&mut self, keep: Blocks) -> Dropped {
+        assert!(!self.plan_is_out, "drop_cached during a step");
+        Dropped {
+            blocks: self.pool.drop_cached(keep),
+        }
     }
 
     /// Whether any sequence is alive.
@@ -238,7 +256,18 @@ impl Scheduler {
         self.pool.counts()
     }
 
-    /// The state of one block, an id below `blocks_total`.
+    /// Blocks in the pool now; their ids are `0..blocks_limit`.
+    pub fn blocks_limit(&self) -> Blocks {
+        self.pool.limit()
+    }
+
+    /// The maximal runs of free ids below the limit, ascending: memory behind them has no content
+    /// worth keeping.
+    pub fn free_runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+        self.pool.free_runs()
+    }
+
+    /// The state of one block, an id below `blocks_limit`.
     pub fn block_state(&self, id: BlockId) -> BlockState {
         self.pool.state(id)
     }
@@ -302,7 +331,7 @@ impl Scheduler {
         );
         assert!(self.running.len() <= self.config.running_max);
         let counts = self.pool.counts();
-        assert_eq!(counts.total, self.config.blocks_total);
+        assert!(counts.total <= self.config.blocks_max);
         assert!(!self.running.is_empty() || counts.held.is_empty());
     }
 }

@@ -102,6 +102,12 @@ impl Sequence {
         self.known_len().div_ceil(block_size)
     }
 
+    /// Blocks it has at its longest. Nothing is computed from the last output token, so it never
+    /// needs a slot.
+    pub(crate) fn blocks_needed(&self, block_size: Tokens) -> Blocks {
+        (self.len_max - Tokens(1)).div_ceil(block_size)
+    }
+
     /// Appends an output token and hashes the block it fills.
     pub(crate) fn push_token(&mut self, token: TokenId, hasher: Option<&ChainHasher>) {
         assert!(

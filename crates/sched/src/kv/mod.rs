@@ -18,14 +18,16 @@
 //!    block only together with all blocks before it, and releases the last block first, so the least
 //!    recently released block is always a leaf and eviction never orphans a block.
 //! 2. One content, one block. When two sequences computed the same block at the same time, the
-//!    second to be indexed gives its own back and holds the first (`Indexed::Merged`). This is also
-//!    what makes a block id stand for a whole prefix.
+//!    second to be indexed gives its own back and holds the first (`Indexed::Merged`). A content
+//!    has a number of its own (`ContentId`), so that it stays itself when it moves to another block.
 //! 3. A hit compares the parent and the tokens. The hash only finds the candidate: a collision, even
 //!    a made one, costs a miss and cannot serve foreign content.
 
 mod chain;
+mod ids;
 mod index;
 mod pool;
+mod resize;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -36,4 +38,5 @@ pub(crate) use index::{FullBlock, Parent};
 pub(crate) use pool::PlantedBug;
 pub(crate) use pool::{BlockPool, Indexed, PoolSizes, PrefixHit};
 pub use pool::{BlockState, PoolCounts};
+pub use resize::BlockCopy;
 pub(crate) use table::BlockTable;

@@ -1,11 +1,13 @@
 //! The owner of all blocks.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use kvist_base::{BlockId, Blocks, TokenId, Tokens};
 
 use super::chain::ChainHash;
-use super::index::{Found, FullBlock, Parent, PrefixIndex};
+use super::ids::IdSet;
+use super::index::{ContentId, Found, FullBlock, Parent, PrefixIndex};
 use super::table::BlockTable;
 
 /// What a block is good for. It is in exactly one of these states.
@@ -28,7 +30,7 @@ pub struct PoolCounts {
     pub held: Blocks,
     /// Indexed blocks in no table.
     pub cached: Blocks,
-    /// All blocks.
+    /// All blocks below the limit.
     pub total: Blocks,
 }
 
@@ -43,7 +45,8 @@ impl PoolCounts {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolSizes {
     pub(crate) block_size: Tokens,
-    pub(crate) blocks_total: Blocks,
+    /// Blocks at the start; their ids are `0..limit`.
+    pub(crate) limit: Blocks,
 }
 
 /// There are fewer blocks available than asked for. Nothing was changed.
@@ -69,30 +72,33 @@ pub(crate) enum PlantedBug {
     LeakOneHold,
     /// Take equal hashes for equal content.
     TrustHashes,
+    /// Leave one table behind when blocks move.
+    ForgetOneTable,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct BlockRecord {
+pub(super) struct BlockRecord {
     /// Table entries that name this block.
-    holders: u32,
+    pub(super) holders: u32,
     /// Its key in `cached`, when it is there.
-    cached_at: u64,
+    pub(super) cached_at: u64,
 }
 
 /// The owner of all blocks and the only place where they change state.
 #[derive(Debug)]
 pub(crate) struct BlockPool {
     block_size: Tokens,
-    blocks: Vec<BlockRecord>,
-    /// A stack: the block freed last is used first, its memory being the most likely to be warm and
-    /// committed. Low ids come first in a fresh pool, so that memory is committed from the bottom.
-    free: Vec<BlockId>,
+    /// By block id, as many as the limit.
+    pub(super) blocks: Vec<BlockRecord>,
+    /// The lowest is given out first: what is in use stays together at the bottom, and memory behind
+    /// the top can be given back.
+    pub(super) free: IdSet,
     /// Evictable blocks by the time they lost their last holder: the first is evicted first.
-    cached: BTreeMap<u64, BlockId>,
+    pub(super) cached: BTreeMap<u64, BlockId>,
     /// Releases into `cached` so far: its clock.
     cached_clock: u64,
     held_count: u32,
-    index: PrefixIndex,
+    pub(super) index: PrefixIndex,
     eviction_count: u64,
     #[cfg(any(test, feature = "sim"))]
     pub(crate) planted: Option<PlantedBug>,
@@ -101,15 +107,15 @@ pub(crate) struct BlockPool {
 impl BlockPool {
     pub(crate) fn new(sizes: PoolSizes) -> Self {
         assert!(!sizes.block_size.is_empty());
-        assert!(!sizes.blocks_total.is_empty());
+        assert!(!sizes.limit.is_empty());
         Self {
             block_size: sizes.block_size,
-            blocks: vec![BlockRecord::default(); sizes.blocks_total.len()],
-            free: (0..sizes.blocks_total.0).rev().map(BlockId).collect(),
+            blocks: vec![BlockRecord::default(); sizes.limit.len()],
+            free: IdSet::full(sizes.limit.0),
             cached: BTreeMap::new(),
             cached_clock: 0,
             held_count: 0,
-            index: PrefixIndex::new(sizes.block_size, sizes.blocks_total),
+            index: PrefixIndex::new(sizes.block_size, sizes.limit),
             eviction_count: 0,
             #[cfg(any(test, feature = "sim"))]
             planted: None,
@@ -117,17 +123,31 @@ impl BlockPool {
     }
 
     pub(crate) fn counts(&self) -> PoolCounts {
-        let count = |len: usize| {
-            Blocks(u32::try_from(len).expect("the pool was made from a count of blocks"))
-        };
+        let cached = u32::try_from(self.cached.len());
         let counts = PoolCounts {
-            free: count(self.free.len()),
+            free: Blocks(self.free.len()),
             held: Blocks(self.held_count),
-            cached: count(self.cached.len()),
-            total: count(self.blocks.len()),
+            cached: Blocks(cached.expect("there are no more cached blocks than blocks")),
+            total: self.limit(),
         };
         assert_eq!(counts.free + counts.held + counts.cached, counts.total);
         counts
+    }
+
+    /// Blocks there are; their ids are `0..limit`.
+    pub(crate) fn limit(&self) -> Blocks {
+        let limit = u32::try_from(self.blocks.len());
+        Blocks(limit.expect("the pool is sized by a count of blocks"))
+    }
+
+    /// Maximal runs of free ids, ascending.
+    pub(crate) fn free_runs(&self) -> impl Iterator<Item = Range<u32>> + '_ {
+        self.free.runs()
+    }
+
+    /// What is in an indexed block.
+    pub(crate) fn content_of(&self, id: BlockId) -> Option<ContentId> {
+        self.index.content_of(id)
     }
 
     pub(crate) fn state(&self, id: BlockId) -> BlockState {
@@ -159,7 +179,8 @@ impl BlockPool {
                 break;
             };
             hit.blocks.push(id);
-            parent = Parent::Block(id);
+            let content = self.index.content_of(id);
+            parent = Parent::Content(content.expect("it was found in the index"));
         }
         assert!(hit.blocks.len() <= chain.len());
         hit
@@ -210,7 +231,10 @@ impl BlockPool {
             return Err(PoolFull);
         }
         for _ in 0..missing.0 {
-            let id = self.free.pop().unwrap_or_else(|| self.evict());
+            let id = match self.free.pop_first() {
+                Some(id) => BlockId(id),
+                None => self.evict(),
+            };
             assert!(!self.index.contains(id));
             assert_eq!(self.blocks[id.idx()].holders, 0);
             self.blocks[id.idx()].holders = 1;
@@ -270,13 +294,17 @@ impl BlockPool {
         self.counts();
     }
 
-    /// Makes every cached block free.
-    pub(crate) fn forget_cached(&mut self) {
-        while let Some((_, id)) = self.cached.pop_first() {
+    /// Makes cached blocks free, least recently used first, until at most `keep` are left. Says how
+    /// many.
+    pub(crate) fn drop_cached(&mut self, keep: Blocks) -> Blocks {
+        let count = self.counts().cached.saturating_sub(keep);
+        for _ in 0..count.0 {
+            let (_, id) = self.cached.pop_first().expect("just counted");
             self.index.remove(id);
-            self.free.push(id);
+            self.free.insert(id.0);
         }
-        self.counts();
+        assert!(self.counts().cached <= keep);
+        count
     }
 
     fn hold(&mut self, id: BlockId) {
@@ -308,7 +336,7 @@ impl BlockPool {
             let replaced = self.cached.insert(self.cached_clock, id);
             assert_eq!(replaced, None);
         } else {
-            self.free.push(id);
+            self.free.insert(id.0);
         }
     }
 
@@ -330,12 +358,8 @@ impl BlockPool {
     /// Blocks in the order in which `extend` would give them out.
     #[cfg(test)]
     pub(crate) fn allocation_order(&self) -> Vec<BlockId> {
-        self.free
-            .iter()
-            .rev()
-            .chain(self.cached.values())
-            .copied()
-            .collect()
+        let free = self.free.runs().flatten().map(BlockId);
+        free.chain(self.cached.values().copied()).collect()
     }
 }
 

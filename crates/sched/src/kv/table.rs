@@ -35,6 +35,10 @@ impl BlockTable {
         std::mem::replace(&mut self.blocks[block_idx], id)
     }
 
+    pub(super) fn blocks_mut(&mut self) -> &mut [BlockId] {
+        &mut self.blocks
+    }
+
     pub(super) fn into_blocks(mut self) -> Vec<BlockId> {
         std::mem::take(&mut self.blocks)
     }

@@ -1,10 +1,12 @@
 //! A fake device: it computes nothing and forgets nothing.
 
+use std::ops::Range;
+
 use kvist_base::{BlockId, SeqId, TokenId};
 
 use super::model::Tag;
 use super::report::Rule;
-use crate::kv::BlockState;
+use crate::kv::{BlockCopy, BlockState};
 use crate::plan::StepPlan;
 use crate::scheduler::Scheduler;
 use crate::sequence::SequenceView;
@@ -18,10 +20,10 @@ pub(super) struct FakeDevice {
 }
 
 impl FakeDevice {
-    pub(super) fn new(block_size: usize, blocks_total: usize) -> Self {
+    pub(super) fn new(block_size: usize, blocks_max: usize) -> Self {
         Self {
             block_size,
-            slots: vec![None; block_size * blocks_total],
+            slots: vec![None; block_size * blocks_max],
         }
     }
 
@@ -35,12 +37,7 @@ impl FakeDevice {
     /// A scheduler that takes stale content for its own, or writes over another's, is then found
     /// out even where the content would happen to be right.
     pub(super) fn scrub(&mut self, scheduler: &Scheduler, plan: &StepPlan) -> Result<(), Rule> {
-        for idx in 0..scheduler.config.blocks_total.0 {
-            if scheduler.pool.state(BlockId(idx)) == BlockState::Free {
-                let start = BlockId(idx).idx() * self.block_size;
-                self.slots[start..start + self.block_size].fill(None);
-            }
-        }
+        self.scrub_free(scheduler);
         for chunk in plan.chunks() {
             let view = scheduler.live(chunk.seq).view();
             for position in chunk.start.len()..chunk.end.len() {
@@ -49,6 +46,30 @@ impl FakeDevice {
             }
         }
         Ok(())
+    }
+
+    /// Forgets free blocks, and those beyond the limit.
+    pub(super) fn scrub_free(&mut self, scheduler: &Scheduler) {
+        let limit = scheduler.blocks_limit();
+        for idx in 0..scheduler.config.blocks_max.0 {
+            if idx >= limit.0 || scheduler.pool.state(BlockId(idx)) == BlockState::Free {
+                let range = self.range(BlockId(idx));
+                self.slots[range].fill(None);
+            }
+        }
+    }
+
+    /// Copies whole blocks, in the order given.
+    pub(super) fn copy(&mut self, copies: &[BlockCopy]) {
+        for copy in copies {
+            let (from, to) = (self.range(copy.from), self.range(copy.to));
+            self.slots.copy_within(from, to.start);
+        }
+    }
+
+    fn range(&self, block: BlockId) -> Range<usize> {
+        let start = block.idx() * self.block_size;
+        start..start + self.block_size
     }
 
     /// Carries out a plan; returns the content at the end of each chunk. Chunks may run in any order,
@@ -110,11 +131,7 @@ impl FakeDevice {
             .iter()
             .copied()
             .map(Some);
-        let start = block.idx() * self.block_size;
-        self.slots[start..start + self.block_size]
-            .iter()
-            .copied()
-            .eq(expected)
+        self.slots[self.range(block)].iter().copied().eq(expected)
     }
 }
 

@@ -191,15 +191,17 @@ impl World {
     /// Every block is in one state, and the state is true.
     fn check_blocks(&self) -> Result<(), Rule> {
         let scheduler = &self.scheduler;
-        let mut tables = vec![0u32; scheduler.config().blocks_total.len()];
+        let limit = scheduler.blocks_limit();
+        let mut tables = vec![0u32; limit.len()];
         for seq in self.clients.keys() {
             for block in scheduler.live(*seq).table.blocks() {
-                tables[block.idx()] += 1;
+                let table = tables.get_mut(block.idx());
+                *table.ok_or(Rule::BeyondLimit { block: *block })? += 1;
             }
         }
         let mut sums = [0u32; 3];
-        for idx in 0..scheduler.config().blocks_total.0 {
-            let block = BlockId(idx);
+        let mut free = scheduler.free_runs().flatten().map(BlockId).peekable();
+        for block in (0..limit.0).map(BlockId) {
             let tables = tables[block.idx()];
             let holders = scheduler.pool.holders(block);
             if tables != holders {
@@ -216,7 +218,8 @@ impl World {
                 BlockState::Cached => tables == 0 && prefix.is_some(),
                 BlockState::Free => tables == 0 && prefix.is_none(),
             };
-            if !is_true {
+            let is_told_free = free.next_if_eq(&block).is_some();
+            if !is_true || is_told_free != (state == BlockState::Free) {
                 return Err(Rule::BadState { block });
             }
             if let Some((cache_root, tokens)) = prefix
@@ -228,7 +231,7 @@ impl World {
         }
         let counts = scheduler.pool_counts();
         let stated = [counts.free.0, counts.held.0, counts.cached.0];
-        if sums == stated {
+        if sums == stated && free.next().is_none() && counts.total == limit {
             Ok(())
         } else {
             Err(Rule::BadState { block: BlockId(0) })

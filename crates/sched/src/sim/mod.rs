@@ -13,6 +13,7 @@ mod device;
 mod invariants;
 mod model;
 mod report;
+mod resize;
 pub(crate) mod scenario;
 #[cfg(test)]
 mod tests;

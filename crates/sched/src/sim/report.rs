@@ -1,6 +1,6 @@
 //! What a simulation saw, and what it found.
 
-use kvist_base::{BlockId, SeqId, Tokens};
+use kvist_base::{BlockId, Blocks, SeqId, Tokens};
 
 macro_rules! counts {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident,)* }) => {
@@ -77,6 +77,24 @@ counts! {
         resets,
         /// Prefix cache resets refused because blocks were held.
         resets_refused,
+        /// Pools made larger.
+        grown,
+        /// Pools made smaller.
+        shrunk,
+        /// Sizes refused because no pool can have them.
+        resizes_refused,
+        /// Sizes refused because a live sequence could not end.
+        resizes_refused_for_live,
+        /// Blocks moved to lower ids.
+        moved_blocks,
+        /// Blocks that moved while several tables had them.
+        moved_shared_blocks,
+        /// Sequences preempted to make a pool smaller.
+        preempted_by_resize,
+        /// Cached blocks dropped to make a pool smaller.
+        dropped_by_resize,
+        /// Cached blocks dropped on demand while others were held.
+        dropped_while_held,
     }
 }
 
@@ -156,6 +174,12 @@ pub enum Rule {
         tables: u32,
         holders: u32,
     },
+    #[error("{block} is in use beyond the limit")]
+    BeyondLimit { block: BlockId },
+    #[error("the pool should not be resized to {limit} like this: {what}")]
+    BadResize { limit: Blocks, what: &'static str },
+    #[error("{blocks} were dropped from the cache, not as many as asked for")]
+    BadDrop { blocks: Blocks },
     #[error("the state of {block}, or the sum of the states, is wrong")]
     BadState { block: BlockId },
     #[error("{block} is shared by sequences {one} and {other} without the same full prefix")]

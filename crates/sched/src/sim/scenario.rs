@@ -49,16 +49,43 @@ impl Rng {
 
 const STEM_LEN: u32 = 24;
 
-/// Relative odds of the events.
+/// The kinds of events.
 #[derive(Clone, Copy, Debug)]
-struct Odds {
-    admit: u32,
-    step: u32,
-    step_cancelling: u32,
-    abandon: u32,
-    cancel: u32,
-    preempt: u32,
-    reset: u32,
+enum Kind {
+    Admit,
+    Step,
+    StepCancelling,
+    Abandon,
+    Cancel,
+    Preempt,
+    Reset,
+    Resize,
+    DropCached,
+}
+
+/// Relative odds of the kinds.
+type Odds = Vec<(Kind, u32)>;
+
+fn draw_odds(rng: &mut Rng) -> Odds {
+    // A kind that a history does not have at all lets others go on for longer.
+    let mut odd = |kind, high: u32| {
+        (
+            kind,
+            rng.between(0, high + high / 2).saturating_sub(high / 2),
+        )
+    };
+    let mut odds = vec![
+        odd(Kind::StepCancelling, 3),
+        odd(Kind::Abandon, 3),
+        odd(Kind::Cancel, 3),
+        odd(Kind::Preempt, 4),
+        odd(Kind::Reset, 2),
+        odd(Kind::Resize, 4),
+        odd(Kind::DropCached, 2),
+    ];
+    odds.push((Kind::Admit, rng.between(1, 10)));
+    odds.push((Kind::Step, rng.between(4, 20)));
+    odds
 }
 
 /// Everything that distinguishes one history's setting from another's.
@@ -77,19 +104,13 @@ pub(crate) struct Scenario {
 impl Scenario {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let block_size = Tokens(rng.between(1, 4));
-        let blocks_total = Blocks(rng.between(3, 12));
+        let blocks_limit = Blocks(rng.between(3, 12));
         let chunk_max = rng.one_in(2).then(|| Tokens(rng.between(1, 6)));
-        let odd = |rng: &mut Rng, high| {
-            if rng.one_in(3) {
-                0
-            } else {
-                rng.between(1, high)
-            }
-        };
         Self {
             config: SchedulerConfig {
                 block_size,
-                blocks_total,
+                blocks_limit,
+                blocks_max: blocks_limit + Blocks(rng.between(0, 6)),
                 running_max: rng.between(1, 6) as usize,
                 waiting_max: rng.between(1, 8) as usize,
                 step_tokens_max: Tokens(rng.between(1, 24)),
@@ -102,18 +123,10 @@ impl Scenario {
                 .pick(&[u128::MAX, u128::MAX, u128::MAX, 7, 0])
                 .expect("not empty"),
             model: FakeModel {
-                stop_every: u64::from(odd(rng, 20)),
+                stop_every: u64::from(rng.between(0, 26).saturating_sub(6)),
             },
             event_count: rng.between(20, 300),
-            odds: Odds {
-                admit: rng.between(1, 10),
-                step: rng.between(4, 20),
-                step_cancelling: odd(rng, 3),
-                abandon: odd(rng, 3),
-                cancel: odd(rng, 3),
-                preempt: odd(rng, 4),
-                reset: odd(rng, 2),
-            },
+            odds: draw_odds(rng),
             stems: (0..rng.between(1, 3))
                 .map(|_| rng.tokens(STEM_LEN))
                 .collect(),
@@ -123,38 +136,26 @@ impl Scenario {
 
     /// The next event, among those that `live` sequences allow.
     pub(super) fn draw_event(&self, rng: &mut Rng, live: &[SeqId]) -> Event {
-        let Odds {
-            admit,
-            step,
-            step_cancelling,
-            abandon,
-            cancel,
-            preempt,
-            reset,
-        } = self.odds;
-        let bounds = [
-            admit,
-            step,
-            step_cancelling,
-            abandon,
-            cancel,
-            preempt,
-            reset,
-        ];
-        let mut draw = rng.between(1, bounds.iter().sum());
-        let mut kind = 0;
-        while draw > bounds[kind] {
-            draw -= bounds[kind];
-            kind += 1;
-        }
+        let sum = self.odds.iter().map(|(_, odds)| odds).sum();
+        let mut draw = rng.between(1, sum);
+        let is_it = |(_, odds): &&(Kind, u32)| {
+            let is_it = draw <= *odds;
+            draw = draw.saturating_sub(*odds);
+            is_it
+        };
+        let kind = self.odds.iter().find(is_it).map(|(kind, _)| *kind);
         let target = rng.pick(live).copied();
         match (kind, target) {
-            (0, _) => Event::Admit(self.draw_sequence(rng)),
-            (2, Some(seq)) => Event::StepCancelling(seq),
-            (3, _) => Event::Abandon,
-            (4, Some(seq)) => Event::Cancel(seq),
-            (5, Some(seq)) => Event::Preempt(seq),
-            (6, _) => Event::Reset,
+            (Some(Kind::Admit), _) => Event::Admit(self.draw_sequence(rng)),
+            (Some(Kind::StepCancelling), Some(seq)) => Event::StepCancelling(seq),
+            (Some(Kind::Abandon), _) => Event::Abandon,
+            (Some(Kind::Cancel), Some(seq)) => Event::Cancel(seq),
+            (Some(Kind::Preempt), Some(seq)) => Event::Preempt(seq),
+            (Some(Kind::Reset), _) => Event::Reset,
+            (Some(Kind::Resize), _) => {
+                Event::Resize(Blocks(rng.between(0, self.config.blocks_max.0 + 1)))
+            }
+            (Some(Kind::DropCached), _) => Event::DropCached(Blocks(rng.between(0, 3))),
             _ => Event::Step,
         }
     }
@@ -162,7 +163,7 @@ impl Scenario {
     /// A sequence; the world gives it an id. Most fit into the pool several at a time, so that they
     /// compete for it; some are of any size.
     fn draw_sequence(&self, rng: &mut Rng) -> NewSequence {
-        let pool_len = self.config.block_size.0 * self.config.blocks_total.0;
+        let pool_len = self.config.block_size.0 * self.config.blocks_limit.0;
         let room = pool_len.min(self.config.model_len_max.0);
         let (stem_max, output_max) = if rng.one_in(12) {
             (STEM_LEN, 20)

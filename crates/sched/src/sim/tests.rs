@@ -49,6 +49,18 @@ fn a_hash_taken_for_content_is_found() {
     );
 }
 
+#[test]
+fn a_table_left_behind_by_a_resize_is_found() {
+    let violation = run_planted(0..200, Some(PlantedBug::ForgetOneTable)).unwrap_err();
+    assert!(
+        matches!(
+            violation.what,
+            Rule::BeyondLimit { .. } | Rule::BadRead { .. }
+        ),
+        "{violation}"
+    );
+}
+
 /// All histories of `len` events over an alphabet that reaches every door, each drained to its end.
 fn run_all(scenario: &Scenario, len: u32) -> SimReport {
     let prompt = |text: &str| {
@@ -78,15 +90,16 @@ fn run_all(scenario: &Scenario, len: u32) -> SimReport {
             Event::Preempt(oldest),
             Event::Preempt(newest),
             Event::Reset,
+            Event::Resize(Blocks(5 - world.scheduler.blocks_limit().0.clamp(2, 3))),
         ]
     };
     let mut report = SimReport::default();
-    for history in 0..10usize.pow(len) {
+    for history in 0..11usize.pow(len) {
         let mut world = World::new(scenario, None);
         let mut digits = history;
         for _ in 0..len {
-            let event = alphabet(&world)[digits % 10].clone();
-            digits /= 10;
+            let event = alphabet(&world)[digits % 11].clone();
+            digits /= 11;
             world
                 .apply(event)
                 .unwrap_or_else(|rule| panic!("history {history}: {rule}"));
@@ -100,14 +113,15 @@ fn run_all(scenario: &Scenario, len: u32) -> SimReport {
 #[test]
 fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
     let mut report = SimReport::default();
-    for (block_size, blocks_total, step_tokens_max) in [(1, 3, 2), (2, 2, 4), (2, 3, 1), (1, 1, 1)]
+    for (block_size, blocks_limit, step_tokens_max) in [(1, 3, 2), (2, 2, 4), (2, 3, 1), (1, 1, 1)]
     {
         let mut scenario = Scenario::draw(&mut Rng::new(0));
         scenario.hash_mask = u128::MAX;
         scenario.model = FakeModel { stop_every: 0 };
         scenario.config = SchedulerConfig {
             block_size: Tokens(block_size),
-            blocks_total: Blocks(blocks_total),
+            blocks_limit: Blocks(blocks_limit),
+            blocks_max: Blocks(3),
             running_max: 2,
             waiting_max: 2,
             step_tokens_max: Tokens(step_tokens_max),
@@ -118,6 +132,13 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
         };
         report.merge(&run_all(&scenario, 5));
     }
-    let unreachable_here = ["refused_too_long", "finished_stop", "hash_collisions"];
+    let unreachable_here = [
+        "refused_too_long",
+        "finished_stop",
+        "hash_collisions",
+        "resizes_refused",
+        "moved_shared_blocks",
+        "dropped_while_held",
+    ];
     assert_eq!(report.untouched(), unreachable_here);
 }

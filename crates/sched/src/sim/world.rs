@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvist_base::{FinishReason, SeqId, TokenId, Tokens};
+use kvist_base::{Blocks, FinishReason, SeqId, TokenId, Tokens};
 
 use super::device::FakeDevice;
 use super::model::{FakeModel, Tag};
@@ -28,6 +28,8 @@ pub(super) enum Event {
     Cancel(SeqId),
     Preempt(SeqId),
     Reset,
+    Resize(Blocks),
+    DropCached(Blocks),
 }
 
 /// A client's side of a live sequence, kept apart from the scheduler's.
@@ -60,7 +62,7 @@ pub(crate) struct World {
 impl World {
     pub(super) fn new(scenario: &Scenario, bug: Option<PlantedBug>) -> Self {
         let config = &scenario.config;
-        let device = FakeDevice::new(config.block_size.len(), config.blocks_total.len());
+        let device = FakeDevice::new(config.block_size.len(), config.blocks_max.len());
         let mut scheduler = Scheduler::with_hash_mask(config.clone(), scenario.hash_mask)
             .expect("scenarios have valid limits");
         scheduler.pool.planted = bug;
@@ -92,6 +94,8 @@ impl World {
                 Ok(()) => self.report.resets += 1,
                 Err(_) => self.report.resets_refused += 1,
             },
+            Event::Resize(limit) => self.resize(limit)?,
+            Event::DropCached(keep) => self.drop_cached(keep)?,
         }
         self.live = self.clients.keys().copied().collect();
         self.check_state()
@@ -125,6 +129,7 @@ impl World {
         self.report.evictions += totals.evictions;
         self.report.merged_blocks += totals.merged_blocks;
         self.report.hash_collisions += totals.hash_collisions;
+        self.report.moved_blocks += totals.moved_blocks;
         Ok(self.report)
     }
 
@@ -136,7 +141,7 @@ impl World {
         let prompt_len = sequence.prompt.len();
         let len_max = sequence.output_max.len() + prompt_len;
         let len_max = len_max.min(config.model_len_max.len());
-        let slots = config.block_size.len() * config.blocks_total.len();
+        let slots = config.block_size.len() * self.scheduler.blocks_limit().len();
         let fits = prompt_len < config.model_len_max.len() && len_max - 1 <= slots;
         let has_place = self.scheduler.waiting_count() < config.waiting_max;
         let client = Client {

@@ -179,7 +179,7 @@ fn a_reset_waits_for_an_idle_pool() {
 fn a_cached_block_about_to_be_shared_is_not_counted_as_room() {
     // Blocks 0 and 1 are cached, 2 and 3 held. Sequence 2 shares 0 and 1 and needs one more.
     let mut scheduler = scheduler(SchedulerConfig {
-        blocks_total: Blocks(4),
+        blocks_limit: Blocks(4),
         ..config()
     });
     scheduler

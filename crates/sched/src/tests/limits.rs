@@ -15,10 +15,10 @@ fn a_limit_of_zero_is_refused_by_name() {
         ),
         (
             SchedulerConfig {
-                blocks_total: Blocks(0),
+                blocks_limit: Blocks(0),
                 ..config()
             },
-            zero("blocks_total"),
+            zero("blocks_limit"),
         ),
         (
             SchedulerConfig {
@@ -66,22 +66,31 @@ fn limits_that_contradict_each_other_are_refused() {
         given: Tokens(1),
     };
     assert_eq!(Scheduler::new(short).err(), Some(too_small));
-    let (watermark, blocks_total) = (Blocks(16), Blocks(16));
+    let (watermark, blocks_limit) = (Blocks(16), Blocks(16));
     let wet = SchedulerConfig {
         watermark,
         ..config()
     };
     let too_large = ConfigError::WatermarkTooLarge {
         watermark,
-        blocks_total,
+        blocks_limit,
     };
     assert_eq!(Scheduler::new(wet).err(), Some(too_large));
+    let beyond = SchedulerConfig {
+        blocks_max: Blocks(15),
+        ..config()
+    };
+    let too_many = ConfigError::TooManyBlocks {
+        limit: Blocks(15),
+        given: Blocks(16),
+    };
+    assert_eq!(Scheduler::new(beyond).err(), Some(too_many));
 }
 
 #[test]
 fn a_sequence_that_cannot_be_served_is_refused_with_both_numbers() {
     let mut scheduler = scheduler(SchedulerConfig {
-        blocks_total: Blocks(3),
+        blocks_limit: Blocks(3),
         waiting_max: 1,
         ..config()
     });
@@ -101,7 +110,7 @@ fn a_sequence_that_cannot_be_served_is_refused_with_both_numbers() {
     assert_eq!(refused(&mut scheduler, 64, 1), too_long);
     let never = |needed| AdmitError::NeverFits {
         blocks_needed: Blocks(needed),
-        blocks_total: Blocks(3),
+        blocks_limit: Blocks(3),
     };
     assert_eq!(refused(&mut scheduler, 13, 1), never(4));
     assert_eq!(refused(&mut scheduler, 6, 8), never(4));
@@ -138,7 +147,7 @@ fn a_sequence_that_cannot_be_served_is_refused_with_both_numbers() {
 #[test]
 fn a_sequence_that_just_fits_runs_to_its_end_alone() {
     let mut scheduler = scheduler(SchedulerConfig {
-        blocks_total: Blocks(3),
+        blocks_limit: Blocks(3),
         ..config()
     });
     scheduler

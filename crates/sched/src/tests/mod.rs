@@ -3,6 +3,7 @@
 mod cache;
 mod limits;
 mod order;
+mod resize;
 
 use kvist_base::{Blocks, FinishReason, SeqId, TokenId, Tokens};
 
@@ -12,7 +13,8 @@ use crate::*;
 fn config() -> SchedulerConfig {
     SchedulerConfig {
         block_size: Tokens(4),
-        blocks_total: Blocks(16),
+        blocks_limit: Blocks(16),
+        blocks_max: Blocks(20_000),
         running_max: 8,
         waiting_max: 8,
         step_tokens_max: Tokens(64),

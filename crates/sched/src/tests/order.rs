@@ -7,7 +7,7 @@ use super::*;
 fn long_prompts_are_chunked_and_share_the_step() {
     let mut scheduler = scheduler(SchedulerConfig {
         block_size: Tokens(16),
-        blocks_total: Blocks(10_000),
+        blocks_limit: Blocks(10_000),
         step_tokens_max: Tokens(1024),
         chunk_max: Some(Tokens(400)),
         model_len_max: Tokens(4096),
@@ -87,7 +87,7 @@ fn blocks_come_chunk_by_chunk() {
 fn the_newest_gives_way_and_comes_back_first() {
     // Four blocks; 0 and 1 take two each with 7 tokens and both want a third at their ninth.
     let mut scheduler = scheduler(SchedulerConfig {
-        blocks_total: Blocks(4),
+        blocks_limit: Blocks(4),
         ..config()
     });
     for id in 0..2 {
@@ -132,7 +132,7 @@ fn the_newest_gives_way_and_comes_back_first() {
 #[test]
 fn a_sequence_that_is_the_newest_itself_gives_way() {
     let mut scheduler = scheduler(SchedulerConfig {
-        blocks_total: Blocks(3),
+        blocks_limit: Blocks(3),
         ..config()
     });
     scheduler
@@ -171,7 +171,7 @@ fn a_preempted_sequence_runs_in_its_old_place() {
 fn admission_leaves_running_sequences_what_they_were_promised() {
     // 0 will need four blocks for its prompt but has one after the first step.
     let mut scheduler = scheduler(SchedulerConfig {
-        blocks_total: Blocks(5),
+        blocks_limit: Blocks(5),
         step_tokens_max: Tokens(6),
         chunk_max: Some(Tokens(4)),
         ..config()
@@ -206,7 +206,7 @@ fn admission_leaves_running_sequences_what_they_were_promised() {
 #[test]
 fn the_watermark_is_kept_unless_nothing_runs() {
     let narrow = SchedulerConfig {
-        blocks_total: Blocks(4),
+        blocks_limit: Blocks(4),
         watermark: Blocks(2),
         ..config()
     };
