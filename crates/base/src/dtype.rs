@@ -2,22 +2,25 @@
 
 use std::fmt;
 
-/// How a KV cache stores one value.
+/// How a KV cache stores the values of one head of one token: a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum KvDtype {
-    /// IEEE half precision, 2 bytes.
+    /// IEEE half precision, 2 bytes a value.
     #[default]
     F16,
-    /// Single precision, 4 bytes: for tests against f32 references.
+    /// Single precision, 4 bytes a value: for tests against f32 references.
     F32,
 }
 
 impl KvDtype {
-    /// Bytes of one value.
-    pub const fn value_bytes(self) -> u64 {
+    /// Bytes of one row: the key, or the value, of one token in one head of `head_dim` values.
+    ///
+    /// # Panics
+    /// When they are beyond `usize`, in builds that check arithmetic.
+    pub const fn row_bytes(self, head_dim: usize) -> usize {
         match self {
-            Self::F16 => 2,
-            Self::F32 => 4,
+            Self::F16 => 2 * head_dim,
+            Self::F32 => 4 * head_dim,
         }
     }
 

@@ -19,9 +19,10 @@ pub use ops::{
     Op, RopeOp, Weight,
 };
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use kvist_base::{Bytes, QuantFormat};
+use kvist_base::{BlockId, Bytes, QuantFormat};
 
 /// What a device is.
 #[derive(Clone, Debug)]
@@ -66,6 +67,23 @@ pub fn packed_weight_bytes(format: QuantFormat, rows: usize, cols: usize) -> Opt
     kvist_kernels::packed_bytes(format, rows, cols).map(Bytes::of_len)
 }
 
+/// What a device holds, by purpose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Packed weights. Mapped ones belong to their file.
+    pub weights: Bytes,
+    /// The ring that streamed weights are packed into; nothing when none are.
+    pub stream_ring: Bytes,
+    /// Buffers by label, in the order the labels were first used.
+    pub buffers: Vec<(&'static str, Bytes)>,
+    /// Memory of single operations: prepared inputs of products, partial results of attention.
+    pub scratch: Bytes,
+    /// Address range of the KV pools.
+    pub kv_reserved: Bytes,
+    /// The pools' [`Device::kv_committed`].
+    pub kv_committed: Bytes,
+}
+
 /// A processor that owns buffers and runs operations on them.
 ///
 /// Methods take `&mut self`: one engine thread owns a device, and parallelism is inside `run`.
@@ -73,8 +91,8 @@ pub trait Device: Send {
     /// What this device is.
     fn caps(&self) -> &Caps;
 
-    /// Bytes this device has allocated for buffers and packed weights; KV counts by its cap.
-    fn allocated(&self) -> Bytes;
+    /// What this device holds, by purpose.
+    fn memory(&self) -> DeviceMemory;
 
     /// A zeroed buffer.
     ///
@@ -82,11 +100,48 @@ pub trait Device: Send {
     /// [`DeviceError::OutOfMemory`] with the label and the size.
     fn alloc(&mut self, spec: BufSpec) -> Result<Buf, DeviceError>;
 
-    /// Space for a KV pool. Memory is committed as blocks are first written.
+    /// Address range for a KV pool. Memory is committed as blocks are first written and given back
+    /// by [`Device::kv_release`].
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`] when not even the address range can be had.
     fn alloc_kv(&mut self, spec: KvSpec) -> Result<KvCache, DeviceError>;
+
+    /// Bytes of one block of the pool.
+    fn kv_block_bytes(&self, kv: KvCache) -> usize;
+
+    /// An upper bound of the memory the pool holds: what was written and not given back, in the
+    /// units the system commits. On the CPU these are 2 MiB, or a page in pools below that, so the
+    /// bound exceeds the written blocks by less than one unit for each run of them, and never
+    /// exceeds the reserved range in whole pages.
+    fn kv_committed(&self, kv: KvCache) -> Bytes;
+
+    /// Gives the memory of blocks nobody wants any more back to the system, and says how much that
+    /// was. Memory shared with a neighbouring block in use goes back when that block is released
+    /// too: pass whole runs where possible. Content is undefined until written again.
+    ///
+    /// # Panics
+    /// When the run is not of this pool.
+    fn kv_release(&mut self, kv: KvCache, blocks: Range<u32>) -> Bytes;
+
+    /// Copies a block's content, all layers.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfRange`] for a block that is not of this pool.
+    fn kv_copy(&mut self, kv: KvCache, from: BlockId, to: BlockId) -> Result<(), DeviceError>;
+
+    /// A block's content as bytes, for [`Device::kv_load`] of a pool of the same shape.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfRange`] for a block that is not of this pool, or when `out` has not
+    /// [`Device::kv_block_bytes`].
+    fn kv_read(&self, kv: KvCache, block: BlockId, out: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// Replaces a block's content.
+    ///
+    /// # Errors
+    /// As [`Device::kv_read`].
+    fn kv_load(&mut self, kv: KvCache, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError>;
 
     /// Takes over a weight.
     ///

@@ -43,10 +43,11 @@ pub struct Weight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvCache(pub(crate) u32);
 
-/// A KV pool to be allocated, laid out `[block][layer][k|v][kv_head][offset][head_dim]`.
+/// A KV pool to be allocated, laid out `[block][layer][k|v][kv_head][offset][row]`; a row is
+/// `dtype.row_bytes(head_dim)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvSpec {
-    /// Blocks in the pool.
+    /// Most blocks there can ever be: an address range, not memory.
     pub blocks: usize,
     /// Token positions in a block.
     pub block_size: usize,
@@ -56,7 +57,7 @@ pub struct KvSpec {
     pub kv_heads: usize,
     /// Values a head.
     pub head_dim: usize,
-    /// How a value is stored.
+    /// How values are stored.
     pub dtype: KvDtype,
     /// Who will read it.
     pub readers: KvReaders,

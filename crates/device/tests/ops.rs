@@ -4,11 +4,11 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use kvist_base::{KvDtype, QuantFormat, mix64};
+use kvist_base::{BlockId, Bytes, KvDtype, QuantFormat, mix64};
 use kvist_device::{
-    AttentionOp, Buf, BufSpec, CpuDevice, CpuOptions, Device, DeviceError, Element, Epilogue,
-    KvCache, KvReaders, KvSpec, KvWriteOp, MatmulOp, Op, Residence, RopeOp, RopeStyle,
-    SequenceSpan, Weight, WeightSource,
+    AttentionOp, Buf, BufSpec, CpuDevice, CpuOptions, Device, DeviceError, DeviceMemory, Element,
+    Epilogue, KvCache, KvReaders, KvSpec, KvWriteOp, MatmulOp, Op, Residence, RopeOp, RopeStyle,
+    SequenceSpan, Weight, WeightSource, packed_weight_bytes,
 };
 use kvist_kernels::Isa;
 
@@ -367,6 +367,105 @@ fn attention_reads_what_was_written_through_the_table() {
     }
 }
 
+/// Attention of one row at position `context - 1` of layer 1 through the table.
+fn attend(device: &mut CpuDevice, kv: KvCache, (context, table): (usize, &[u32])) -> Vec<f32> {
+    let q = f32s(device, &values(12, 4 * KV.head_dim));
+    let out = f32s(device, &[0.0; 4 * KV.head_dim]);
+    let spans = u32s(device, &[0; 4]);
+    let span = SequenceSpan {
+        first_row: 0,
+        rows: 1,
+        first_position: context as u32 - 1,
+        table_start: 0,
+    };
+    device.write_spans(spans, &[span]).expect("it fits");
+    let op = AttentionOp {
+        kv,
+        layer: 1,
+        q,
+        spans,
+        sequences: 1,
+        block_tables: u32s(device, table),
+        tables_len: table.len(),
+        out,
+        n: 1,
+        heads: 4,
+        scale: 0.35,
+    };
+    device.run(&[Op::Attention(op)]).expect("valid");
+    device.read_f32(out).expect("f32").to_vec()
+}
+
+#[test]
+fn a_copied_or_reloaded_block_serves_as_well_as_the_written_one() {
+    let mut device = device(1, Isa::detect());
+    let (kv, table) = filled_pool(&mut device, 13, KvDtype::F16);
+    let expected = attend(&mut device, kv, (13, &table));
+    // 5, 2, 7, 0 -> 1, 2, 3, 0; 5 is read out and comes back as 6.
+    let mut bytes = vec![0; device.kv_block_bytes(kv)];
+    device.kv_copy(kv, BlockId(5), BlockId(1)).expect("valid");
+    device.kv_copy(kv, BlockId(7), BlockId(3)).expect("valid");
+    device.kv_read(kv, BlockId(5), &mut bytes).expect("valid");
+    assert_eq!(attend(&mut device, kv, (13, &[1, 2, 3, 0])), expected);
+    let committed = device.kv_committed(kv);
+    assert_eq!(device.kv_release(kv, 0..8), committed);
+    assert_eq!(device.kv_committed(kv), Bytes::ZERO);
+    let (other, _) = filled_pool(&mut device, 13, KvDtype::F16);
+    device.kv_load(other, BlockId(6), &bytes).expect("valid");
+    assert_eq!(attend(&mut device, other, (13, &[6, 2, 7, 0])), expected);
+}
+
+#[test]
+fn blocks_outside_the_pool_and_wrong_lengths_are_refused() {
+    let mut device = device(1, Isa::detect());
+    let kv = device.alloc_kv(KV).expect("memory");
+    let whole = vec![0; device.kv_block_bytes(kv)];
+    let mut short = vec![0; whole.len() - 1];
+    let (last, beyond) = (BlockId(7), BlockId(8));
+    #[track_caller]
+    fn assert_refused(result: Result<(), DeviceError>, culprit: (&str, usize, usize)) {
+        match result.expect_err("misuse") {
+            DeviceError::OutOfRange {
+                what, limit, given, ..
+            } => assert_eq!((what, limit, given), culprit),
+            other => panic!("{other}"),
+        }
+    }
+    assert_refused(device.kv_copy(kv, beyond, last), ("block", 8, 8));
+    assert_refused(device.kv_copy(kv, last, beyond), ("block", 8, 8));
+    assert_refused(device.kv_load(kv, beyond, &whole), ("block", 8, 8));
+    let lengths = ("length", whole.len(), short.len());
+    assert_refused(device.kv_load(kv, last, &short), lengths);
+    assert_refused(device.kv_read(kv, last, &mut short), lengths);
+    assert_eq!(device.kv_committed(kv), Bytes::ZERO, "nothing was written");
+}
+
+#[test]
+fn memory_is_told_by_purpose() {
+    let mut device = device(1, Isa::detect());
+    let before = device.memory();
+    assert_eq!(before, DeviceMemory::default());
+    f32s(&mut device, &[0.0; 100]);
+    u32s(&mut device, &[0; 7]);
+    f32s(&mut device, &[0.0; 20]);
+    weight(&mut device, (16, 64), Residence::Packed);
+    device.reserve(4);
+    let scratch = device.memory().scratch;
+    device.reserve(8);
+    let kv = device.alloc_kv(KV).expect("memory");
+    let memory = device.memory();
+    let labels = [("test values", Bytes(480)), ("test ids", Bytes(28))];
+    assert_eq!(memory.buffers, labels);
+    assert!(memory.weights > Bytes::ZERO && memory.scratch > scratch);
+    let reserved = Bytes::of_len(8 * device.kv_block_bytes(kv));
+    assert_eq!(memory.kv_reserved, reserved);
+    assert_eq!(memory.kv_committed, Bytes::ZERO);
+    let (filled, _) = filled_pool(&mut device, 13, KvDtype::F32);
+    let committed = device.kv_committed(filled);
+    assert!(committed > Bytes::ZERO);
+    assert_eq!(device.memory().kv_committed, committed);
+}
+
 #[test]
 fn misuse_is_an_error_that_names_the_operation() {
     let mut device = device(1, Isa::detect());
@@ -595,5 +694,10 @@ fn a_weight_must_have_the_bytes_its_shape_says() {
         }
     }
     assert!(device.prepare(source(2, 32, 36), Residence::Packed).is_ok());
-    assert!(device.allocated().0 > 0);
+    let packed = packed_weight_bytes(QuantFormat::Q4_0, 2, 32).expect("whole quant blocks");
+    assert_eq!(
+        device.memory().weights,
+        packed,
+        "mapped ones are not counted"
+    );
 }

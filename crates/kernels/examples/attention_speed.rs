@@ -5,10 +5,10 @@
 use std::num::NonZeroUsize;
 use std::time::Instant;
 
-use kvist_base::mix64;
+use kvist_base::{KvDtype, mix64};
 use kvist_kernels::{
-    AttentionBatch, AttentionLimits, AttentionScratch, Isa, KvLayout, KvSlice, KvView, Pool,
-    SequenceSpan, paged_attention,
+    AttentionBatch, AttentionLimits, AttentionScratch, Isa, KvLayout, KvView, Pool, SequenceSpan,
+    paged_attention,
 };
 
 /// Query heads, key heads and head size of some well-known models.
@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             layers: 1,
             kv_heads,
             head_dim,
+            dtype: KvDtype::F16,
         };
         for step in STEPS {
             measure(&pool, model, heads, (layout, step));
@@ -63,8 +64,8 @@ fn measure(
     let tables: Vec<u32> = (0..sequences * u32::try_from(blocks).unwrap_or(0)).collect();
     // Pseudo-random halves in 0.5..2.
     let half = |n: usize| 0x3800 | u16::try_from(mix64(n as u64) & 0x7FF).unwrap_or(0);
-    let kv: Vec<u16> = (0..tables.len() * layout.block_values())
-        .map(half)
+    let kv: Vec<u8> = (0..tables.len() * layout.block_bytes() / 2)
+        .flat_map(|n| half(n).to_le_bytes())
         .collect();
     let q = vec![0.25; (sequences * rows) as usize * heads * layout.head_dim];
     let mut out = vec![0.0; q.len()];
@@ -82,10 +83,7 @@ fn measure(
         heads,
         scale: 0.125,
         layer: 0,
-        kv: KvView {
-            layout,
-            values: KvSlice::F16(&kv),
-        },
+        kv: KvView { layout, bytes: &kv },
     };
     let mut scratch = AttentionScratch::new(&AttentionLimits {
         threads: pool.threads(),
@@ -103,7 +101,7 @@ fn measure(
         .sum::<usize>();
     // Multiply and add, for scores and for values.
     let flops = 4 * sequences as usize * seen * heads * layout.head_dim;
-    let bytes = size_of_val(kv.as_slice());
+    let bytes = kv.len();
     println!(
         "{model:13} {name:20} {:9.1} us {:7.1} GFLOPS {:6.1} GB/s of KV",
         seconds * 1e6,

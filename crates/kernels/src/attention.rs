@@ -18,10 +18,11 @@
 
 mod layout;
 mod register;
+mod rows;
 mod split;
 mod tile;
 
-pub use layout::{HEAD_DIM_MAX, KvLayout, KvRow, KvSlice, KvSliceMut, kv_write};
+pub use layout::{HEAD_DIM_MAX, KvLayout, KvRow, kv_write};
 
 use crate::Isa;
 use crate::lanes::{self, Kernel, Lanes};
@@ -47,8 +48,8 @@ const SPLIT_ROWS: usize = 8;
 pub struct KvView<'a> {
     /// The shape.
     pub layout: KvLayout,
-    /// The arena.
-    pub values: KvSlice<'a>,
+    /// The arena, or its committed front.
+    pub bytes: &'a [u8],
 }
 
 /// The rows of one sequence in a step.

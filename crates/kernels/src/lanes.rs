@@ -28,10 +28,10 @@ pub(crate) trait Lanes: Copy {
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
     /// The sum of each vector's lanes, `((0+1)+(2+3)) + ((4+5)+(6+7))`.
     fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
-    /// From IEEE half precision: exact.
-    fn widen(self, from: &[u16; 8]) -> Self::V;
-    /// To IEEE half precision, nearest even; infinite beyond its range.
-    fn narrow(self, value: Self::V) -> [u16; 8];
+    /// From the bytes of IEEE half precision: exact.
+    fn widen(self, from: &[u8; 16]) -> Self::V;
+    /// To the bytes of IEEE half precision, nearest even; infinite beyond its range.
+    fn narrow(self, value: Self::V) -> [u8; 16];
 }
 
 /// Code to be compiled once a tier. `run` must be `#[inline(always)]`, and so must all it calls:
@@ -98,13 +98,18 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn widen(self, from: &[u16; 8]) -> Self::V {
-        from.map(|bits| half::f16::from_bits(bits).to_f32())
+    fn widen(self, from: &[u8; 16]) -> Self::V {
+        let (from, _) = from.as_chunks::<2>();
+        std::array::from_fn(|i| half::f16::from_le_bytes(from[i]).to_f32())
     }
 
     #[inline(always)]
-    fn narrow(self, value: Self::V) -> [u16; 8] {
-        value.map(|v| half::f16::from_f32(v).to_bits())
+    fn narrow(self, value: Self::V) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (to, v) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(value) {
+            *to = half::f16::from_f32(v).to_le_bytes();
+        }
+        bytes
     }
 }
 

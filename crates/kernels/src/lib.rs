@@ -25,8 +25,8 @@ mod shared;
 pub use activation::{add, silu_mul};
 pub use acts::{ActFormat, Activations, Rows, act_format};
 pub use attention::{
-    AttentionBatch, AttentionLimits, AttentionScratch, HEAD_DIM_MAX, KvLayout, KvRow, KvSlice,
-    KvSliceMut, KvView, SequenceSpan, kv_write, paged_attention,
+    AttentionBatch, AttentionLimits, AttentionScratch, HEAD_DIM_MAX, KvLayout, KvRow, KvView,
+    SequenceSpan, kv_write, paged_attention,
 };
 pub use isa::Isa;
 pub use matmul::{Epilogue, Product, matmul};

@@ -56,8 +56,9 @@ pub struct ModelShape {
 impl ModelShape {
     /// Bytes of KV one token holds in all layers: K and V, `kv_heads * head_dim` values each.
     pub fn kv_bytes_per_token(&self, dtype: KvDtype) -> Bytes {
-        let values = u64::from(self.kv_heads).saturating_mul(u64::from(self.head_dim));
-        let per_layer = values.saturating_mul(2 * dtype.value_bytes());
+        let row = Bytes::of_len(dtype.row_bytes(self.head_dim as usize));
+        let rows = u64::from(self.kv_heads) * 2;
+        let per_layer = row.0.saturating_mul(rows);
         Bytes(per_layer.saturating_mul(u64::from(self.layers)))
     }
 

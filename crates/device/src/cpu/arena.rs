@@ -1,7 +1,8 @@
 //! Zeroed memory straight from the system: large, page-aligned, committed on first touch.
 
+use std::io;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::slice;
 
@@ -30,13 +31,15 @@ const HUGE_PAGE: usize = 2 << 20;
 ///
 /// Pages cost nothing until they are written, so a KV pool can be reserved at its cap. Mappings of
 /// a huge page or more ask for huge pages: packed weights are read front to back every step, and a
-/// 4 KiB stride would spend the step in the page-table walker.
+/// 4 KiB stride would spend the step in the page-table walker. Smaller ones ask for none, whatever
+/// the system does by default: a huge page would commit their neighbours too.
 #[derive(Debug)]
 pub(super) struct Arena<T: Plain> {
     base: NonNull<T>,
     len: usize,
     map: NonNull<libc::c_void>,
     map_bytes: usize,
+    extent_bytes: usize,
     values: PhantomData<T>,
 }
 
@@ -83,18 +86,84 @@ impl<T: Plain> Arena<T> {
         // SAFETY: offset < HUGE_PAGE = slack, so the result and `bytes` after it lie in the mapping;
         // the mapping is page-aligned, which satisfies every `Plain` type.
         let base = unsafe { map.byte_add(offset).cast::<T>() };
-        if huge {
-            // SAFETY: advice on our own mapping; a refusal leaves small pages, which also work.
-            unsafe { libc::madvise(base.as_ptr().cast(), bytes, libc::MADV_HUGEPAGE) };
-        }
+        let advice = if huge {
+            libc::MADV_HUGEPAGE
+        } else {
+            libc::MADV_NOHUGEPAGE
+        };
+        // SAFETY: advice on our own mapping; refused where there are no huge pages, so that pages
+        // are small, which also works.
+        unsafe { libc::madvise(base.as_ptr().cast(), bytes, advice) };
         Ok(Self {
             base,
             len,
             map,
             map_bytes,
+            extent_bytes: if huge { HUGE_PAGE } else { page_bytes() },
             values: PhantomData,
         })
     }
+}
+
+impl Arena<u8> {
+    /// What the system commits at a touch, at most: the arena begins with a whole one.
+    pub(super) fn extent_bytes(&self) -> usize {
+        self.extent_bytes
+    }
+
+    /// The arena's size in whole pages.
+    pub(super) fn paged_bytes(&self) -> usize {
+        self.len.next_multiple_of(page_bytes())
+    }
+
+    /// Gives a part of the memory back to the system. It reads as zeroes until written again.
+    ///
+    /// # Errors
+    /// The system's, such as for locked memory; the content is untouched then.
+    ///
+    /// # Panics
+    /// When the range does not begin and end at a page's edge within [`Self::paged_bytes`].
+    pub(super) fn give_back(&mut self, bytes: Range<usize>) -> io::Result<()> {
+        let page = page_bytes();
+        assert!(bytes.start.is_multiple_of(page) && bytes.end.is_multiple_of(page));
+        assert!(bytes.start <= bytes.end && bytes.end <= self.paged_bytes());
+        // SAFETY: whole pages of our own mapping: `base` is page-aligned, and the mapping has whole
+        // pages up to `paged_bytes`, which belong to no other value. `&mut self` excludes views of
+        // them; zeroes are valid bytes.
+        let refused = unsafe {
+            let start = self.base.as_ptr().add(bytes.start);
+            libc::madvise(start.cast(), bytes.len(), libc::MADV_DONTNEED)
+        };
+        if refused == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// Bytes of the pages that are in memory, as the system says.
+    #[cfg(test)]
+    pub(super) fn resident_bytes(&self) -> usize {
+        let page = page_bytes();
+        let mut pages = vec![0u8; self.paged_bytes() / page];
+        // SAFETY: the range is ours, as for `give_back`, and `pages` has a byte for each page of it.
+        let refused = unsafe {
+            libc::mincore(
+                self.base.as_ptr().cast(),
+                self.paged_bytes(),
+                pages.as_mut_ptr(),
+            )
+        };
+        assert_eq!(refused, 0, "{}", io::Error::last_os_error());
+        pages.iter().filter(|page| **page & 1 == 1).count() * page
+    }
+}
+
+/// Bytes of a page that is not huge.
+fn page_bytes() -> usize {
+    // SAFETY: asks for a constant of the system.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).expect("every system has a page size")
 }
 
 impl<T: Plain> Deref for Arena<T> {
@@ -155,5 +224,35 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn memory_given_back_is_not_resident_and_reads_as_zeroes() {
+        // Below a huge page; above, ending within one.
+        for len in [(1 << 20) + 100, (9 << 20) + 5000] {
+            let mut arena = Arena::<u8>::new("test", len).expect("memory for a test");
+            assert_eq!(arena.resident_bytes(), 0);
+            arena.fill(1);
+            assert_eq!(arena.resident_bytes(), arena.paged_bytes());
+            let extent = arena.extent_bytes();
+            let last = len / extent * extent;
+            arena.give_back(extent..2 * extent).expect("not locked");
+            arena
+                .give_back(last..arena.paged_bytes())
+                .expect("not locked");
+            let given = extent + arena.paged_bytes() - last;
+            assert_eq!(arena.resident_bytes(), arena.paged_bytes() - given);
+            let zeroes = arena.iter().filter(|byte| **byte == 0).count();
+            assert_eq!(zeroes, extent + len - last);
+        }
+    }
+
+    #[test]
+    fn a_touch_commits_no_more_than_its_extent() {
+        for len in [100_000, 8 << 20] {
+            let mut arena = Arena::<u8>::new("test", len).expect("memory for a test");
+            arena[len / 2] = 1;
+            assert!(arena.resident_bytes() <= arena.extent_bytes());
+        }
     }
 }

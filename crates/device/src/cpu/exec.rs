@@ -1,14 +1,11 @@
 //! One function an operation: check sizes and indices at the door, then trust the kernel.
 
-use kvist_kernels::{
-    self as kernels, ActFormat, AttentionBatch, KvSlice, KvSliceMut, KvView, Product, SequenceSpan,
-    act_format, for_each_chunk,
-};
+use kvist_kernels::{self as kernels, ActFormat, Product, act_format, for_each_chunk};
 
 use super::slabs::{Lent, front};
-use super::{CpuDevice, KvPool, KvValues, Prepared, Scratch};
+use super::{CpuDevice, Prepared, Scratch};
 use crate::error::DeviceError;
-use crate::ops::{AttentionOp, Buf, Epilogue, KvWriteOp, MatmulOp, Op, RopeOp, Weight};
+use crate::ops::{Buf, Epilogue, MatmulOp, Op, RopeOp, Weight};
 
 /// Which buffer the scratch activations were made from, and how.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -101,7 +98,7 @@ impl CpuDevice {
     }
 
     /// The first `len` indices of `buf`, each below `limit`.
-    fn indices(
+    pub(super) fn indices(
         &self,
         op: &'static str,
         buf: Buf,
@@ -266,145 +263,6 @@ impl CpuDevice {
             };
             kernels::rope_row(self.isa, op.head_dim, rotation, row);
         });
-        Ok(())
-    }
-
-    fn kv_write(&mut self, op: &KvWriteOp) -> Result<(), DeviceError> {
-        let Self {
-            isa,
-            slabs,
-            kv_pools,
-            ..
-        } = self;
-        let pool = &mut kv_pools[op.kv.0 as usize];
-        if op.layer >= pool.spec.layers {
-            let (limit, given) = (pool.spec.layers, op.layer);
-            return Err(DeviceError::OutOfRange {
-                op: "kv_write",
-                what: "layer",
-                limit,
-                given,
-            });
-        }
-        let dim = pool.spec.kv_heads * pool.spec.head_dim;
-        let k = front("kv_write", op.k, slabs.f32("kv_write", op.k)?, op.n * dim)?;
-        let v = front("kv_write", op.v, slabs.f32("kv_write", op.v)?, op.n * dim)?;
-        let slots = front("kv_write", op.slots, slabs.u32("kv_write", op.slots)?, op.n)?;
-        let limit = pool.spec.blocks * pool.spec.block_size;
-        let rows = k.chunks_exact(dim).zip(v.chunks_exact(dim));
-        for (slot, (k, v)) in slots.iter().map(|slot| *slot as usize).zip(rows) {
-            if slot >= limit {
-                return Err(DeviceError::OutOfRange {
-                    op: "kv_write",
-                    what: "slot",
-                    limit,
-                    given: slot,
-                });
-            }
-            let values = match &mut pool.values {
-                KvValues::F16(values) => KvSliceMut::F16(values),
-                KvValues::F32(values) => KvSliceMut::F32(values),
-            };
-            let row = kernels::KvRow {
-                layer: op.layer,
-                slot,
-                k,
-                v,
-            };
-            kernels::kv_write(*isa, &pool.layout, &row, values);
-        }
-        Ok(())
-    }
-
-    fn attention(&mut self, op: &AttentionOp, out: &mut Lent) -> Result<(), DeviceError> {
-        self.check_attention(op)?;
-        let Self {
-            isa,
-            pool,
-            slabs,
-            kv_pools,
-            scratch,
-            ..
-        } = self;
-        let KvPool {
-            spec,
-            layout,
-            values,
-            attention,
-        } = &mut kv_pools[op.kv.0 as usize];
-        let dim = op.heads * spec.head_dim;
-        let fields = front(
-            "attention",
-            op.spans,
-            slabs.u32("attention", op.spans)?,
-            op.sequences * 4,
-        )?;
-        scratch.spans.clear();
-        scratch
-            .spans
-            .extend(fields.chunks_exact(4).map(|span| SequenceSpan {
-                first_row: span[0],
-                rows: span[1],
-                first_position: span[2],
-                table_start: span[3],
-            }));
-        let tables = slabs.u32("attention", op.block_tables)?;
-        let values = match values {
-            KvValues::F16(values) => KvSlice::F16(values),
-            KvValues::F32(values) => KvSlice::F32(values),
-        };
-        let batch = AttentionBatch {
-            q: front("attention", op.q, slabs.f32("attention", op.q)?, op.n * dim)?,
-            sequences: &scratch.spans,
-            block_tables: front("attention", op.block_tables, tables, op.tables_len)?,
-            heads: op.heads,
-            scale: op.scale,
-            layer: op.layer,
-            kv: KvView {
-                layout: *layout,
-                values,
-            },
-        };
-        let out = out.front("attention", op.n * dim)?;
-        kernels::paged_attention(*isa, pool, &batch, attention, out);
-        Ok(())
-    }
-
-    /// Every index the kernel will follow, before it does.
-    fn check_attention(&self, op: &AttentionOp) -> Result<(), DeviceError> {
-        const OP: &str = "attention";
-        let spec = self.kv_pools[op.kv.0 as usize].spec;
-        let out_of_range = |what, limit, given| DeviceError::OutOfRange {
-            op: OP,
-            what,
-            limit,
-            given,
-        };
-        self.indices(OP, op.block_tables, (op.tables_len, "block", spec.blocks))?;
-        if op.layer >= spec.layers {
-            return Err(out_of_range("layer", spec.layers, op.layer));
-        }
-        if op.heads == 0 || !op.heads.is_multiple_of(spec.kv_heads) {
-            return Err(out_of_range("heads", spec.kv_heads, op.heads));
-        }
-        let fields = front(
-            OP,
-            op.spans,
-            self.slabs.u32(OP, op.spans)?,
-            op.sequences * 4,
-        )?;
-        for span in fields.chunks_exact(4) {
-            let [first_row, rows, first_position, table_start] =
-                [0, 1, 2, 3].map(|i| span[i] as usize);
-            let last_row = first_row + rows;
-            if rows == 0 || last_row > op.n {
-                return Err(out_of_range("row", op.n, last_row));
-            }
-            let last_entry = table_start + (first_position + rows).div_ceil(spec.block_size);
-            if last_entry > op.tables_len {
-                return Err(out_of_range("block table entry", op.tables_len, last_entry));
-            }
-        }
         Ok(())
     }
 

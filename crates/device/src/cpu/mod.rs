@@ -3,21 +3,25 @@
 #[allow(unsafe_code)] // anonymous mappings; see ARCHITECTURE.md
 mod arena;
 mod exec;
+mod extents;
+mod kv;
 mod slabs;
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
-use kvist_base::{Bytes, KvDtype};
+use kvist_base::{BlockId, Bytes};
 use kvist_kernels::{
-    Activations, AttentionLimits, AttentionScratch, Isa, KvLayout, PANEL_ROWS, PanelMatrix, Pool,
-    for_each_chunk, pack_panel, packed_bytes, panel_bytes,
+    Activations, Isa, PANEL_ROWS, PanelMatrix, Pool, for_each_chunk, pack_panel, packed_bytes,
+    panel_bytes,
 };
 
 use crate::cpu::arena::Arena;
+use crate::cpu::kv::KvPool;
 use crate::cpu::slabs::{Slab, Slabs};
 use crate::error::DeviceError;
 use crate::ops::{Buf, BufSpec, Element, KvCache, KvSpec, Op, Weight};
-use crate::{Caps, Device, Residence, SequenceSpan, SharedBytes, WeightSource};
+use crate::{Caps, Device, DeviceMemory, Residence, SequenceSpan, SharedBytes, WeightSource};
 
 /// How to set up the CPU.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +43,8 @@ pub struct CpuDevice {
     scratch: Scratch,
     /// Widest input of any product.
     cols_max: usize,
-    allocated: Bytes,
+    weight_bytes: Bytes,
+    buffers: Vec<(&'static str, Bytes)>,
 }
 
 /// A weight as this device keeps it.
@@ -48,23 +53,12 @@ enum Prepared {
     Mapped(SharedBytes),
 }
 
-struct KvPool {
-    spec: KvSpec,
-    layout: KvLayout,
-    values: KvValues,
-    attention: AttentionScratch,
-}
-
-enum KvValues {
-    F16(Arena<u16>),
-    F32(Arena<f32>),
-}
-
 /// Memory of one operation, kept between them.
 struct Scratch {
     /// The input of the last product, in the form its kernel reads: q, k and v, or gate and up,
     /// share one preparation.
     activations: Activations,
+    activation_bytes: Bytes,
     prepared: Option<exec::PreparedInput>,
     spans: Vec<kvist_kernels::SequenceSpan>,
 }
@@ -89,12 +83,14 @@ impl CpuDevice {
             kv_pools: Vec::new(),
             scratch: Scratch {
                 activations: Activations::with_capacity(0, 0),
+                activation_bytes: Bytes::ZERO,
                 prepared: None,
                 spans: Vec::new(),
             },
             pool,
             cols_max: 0,
-            allocated: Bytes::ZERO,
+            weight_bytes: Bytes::ZERO,
+            buffers: Vec::new(),
         })
     }
 
@@ -147,8 +143,16 @@ impl Device for CpuDevice {
         &self.caps
     }
 
-    fn allocated(&self) -> Bytes {
-        self.allocated
+    fn memory(&self) -> DeviceMemory {
+        let pools = || self.kv_pools.iter();
+        DeviceMemory {
+            weights: self.weight_bytes,
+            stream_ring: Bytes::ZERO,
+            buffers: self.buffers.clone(),
+            scratch: self.scratch.activation_bytes + pools().map(KvPool::scratch).sum(),
+            kv_reserved: pools().map(KvPool::reserved).sum(),
+            kv_committed: pools().map(KvPool::committed).sum(),
+        }
     }
 
     fn alloc(&mut self, spec: BufSpec) -> Result<Buf, DeviceError> {
@@ -156,46 +160,42 @@ impl Device for CpuDevice {
             Element::F32 => Slab::F32(Arena::new(spec.label, spec.len)?),
             Element::U32 => Slab::U32(Arena::new(spec.label, spec.len)?),
         };
-        self.allocated += Bytes::of_len(spec.len) * 4;
+        let bytes = Bytes::of_len(spec.len) * 4;
+        match self.buffers.iter_mut().find(|of| of.0 == spec.label) {
+            Some((_, sum)) => *sum += bytes,
+            None => self.buffers.push((spec.label, bytes)),
+        }
         Ok(self.slabs.push(slab))
     }
 
     fn alloc_kv(&mut self, spec: KvSpec) -> Result<KvCache, DeviceError> {
-        let layout = KvLayout {
-            block_size: spec.block_size,
-            layers: spec.layers,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim,
-        };
-        let len =
-            spec.blocks
-                .checked_mul(layout.block_values())
-                .ok_or(DeviceError::OutOfMemory {
-                    label: "kv pool",
-                    wanted: Bytes(u64::MAX),
-                })?;
-        let values = match spec.dtype {
-            KvDtype::F16 => KvValues::F16(Arena::new("kv pool", len)?),
-            KvDtype::F32 => KvValues::F32(Arena::new("kv pool", len)?),
-        };
-        self.allocated += Bytes::of_len(len) * spec.dtype.value_bytes();
-        let limits = AttentionLimits {
-            threads: self.pool.threads(),
-            tokens_max: spec.readers.tokens_max,
-            context_max: spec.readers.context_max,
-            heads: spec.readers.heads,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim,
-        };
-        self.allocated += Bytes::of_len(AttentionScratch::bytes(&limits));
-        let attention = AttentionScratch::new(&limits);
-        self.kv_pools.push(KvPool {
-            spec,
-            layout,
-            values,
-            attention,
-        });
+        let pool = KvPool::new(spec, self.pool.threads())?;
+        self.kv_pools.push(pool);
         Ok(KvCache(handle(self.kv_pools.len() - 1)))
+    }
+
+    fn kv_block_bytes(&self, kv: KvCache) -> usize {
+        self.pool(kv).block_bytes()
+    }
+
+    fn kv_committed(&self, kv: KvCache) -> Bytes {
+        self.pool(kv).committed()
+    }
+
+    fn kv_release(&mut self, kv: KvCache, blocks: Range<u32>) -> Bytes {
+        self.pool_mut(kv).release(blocks)
+    }
+
+    fn kv_copy(&mut self, kv: KvCache, from: BlockId, to: BlockId) -> Result<(), DeviceError> {
+        self.pool_mut(kv).copy(from.idx(), to.idx())
+    }
+
+    fn kv_read(&self, kv: KvCache, block: BlockId, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.pool(kv).read(block.idx(), out)
+    }
+
+    fn kv_load(&mut self, kv: KvCache, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.pool_mut(kv).load(block.idx(), bytes)
     }
 
     fn prepare(
@@ -214,7 +214,7 @@ impl Device for CpuDevice {
         let prepared = match residence {
             Residence::Packed => {
                 let packed = self.pack(&source, raw)?;
-                self.allocated += Bytes::of_len(packed.len());
+                self.weight_bytes += Bytes::of_len(packed.len());
                 self.cols_max = self.cols_max.max(source.cols);
                 Prepared::Packed(packed)
             }
@@ -232,7 +232,8 @@ impl Device for CpuDevice {
     fn reserve(&mut self, tokens_max: usize) {
         self.scratch.activations = Activations::with_capacity(tokens_max, self.cols_max);
         self.scratch.prepared = None;
-        self.allocated += Bytes::of_len(Activations::bytes_for(tokens_max, self.cols_max));
+        let bytes = Activations::bytes_for(tokens_max, self.cols_max);
+        self.scratch.activation_bytes = Bytes::of_len(bytes);
     }
 
     fn write_f32(&mut self, buf: Buf, values: &[f32]) -> Result<(), DeviceError> {

@@ -1,12 +1,13 @@
 //! A device that passes everything on to another one, but steps only when a gate lets it, and that
 //! fails or panics at a given step.
 
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use kvist_base::Bytes;
+use kvist_base::{BlockId, Bytes};
 use kvist_device::{
-    Buf, BufSpec, Caps, Device, DeviceError, KvCache, KvSpec, Op, Residence, SequenceSpan, Weight,
-    WeightSource,
+    Buf, BufSpec, Caps, Device, DeviceError, DeviceMemory, KvCache, KvSpec, Op, Residence,
+    SequenceSpan, Weight, WeightSource,
 };
 
 /// Closed at first.
@@ -110,8 +111,8 @@ impl Device for TroubledDevice {
         self.inner.caps()
     }
 
-    fn allocated(&self) -> Bytes {
-        self.inner.allocated()
+    fn memory(&self) -> DeviceMemory {
+        self.inner.memory()
     }
 
     fn alloc(&mut self, spec: BufSpec) -> Result<Buf, DeviceError> {
@@ -120,6 +121,30 @@ impl Device for TroubledDevice {
 
     fn alloc_kv(&mut self, spec: KvSpec) -> Result<KvCache, DeviceError> {
         self.inner.alloc_kv(spec)
+    }
+
+    fn kv_block_bytes(&self, kv: KvCache) -> usize {
+        self.inner.kv_block_bytes(kv)
+    }
+
+    fn kv_committed(&self, kv: KvCache) -> Bytes {
+        self.inner.kv_committed(kv)
+    }
+
+    fn kv_release(&mut self, kv: KvCache, blocks: Range<u32>) -> Bytes {
+        self.inner.kv_release(kv, blocks)
+    }
+
+    fn kv_copy(&mut self, kv: KvCache, from: BlockId, to: BlockId) -> Result<(), DeviceError> {
+        self.inner.kv_copy(kv, from, to)
+    }
+
+    fn kv_read(&self, kv: KvCache, block: BlockId, out: &mut [u8]) -> Result<(), DeviceError> {
+        self.inner.kv_read(kv, block, out)
+    }
+
+    fn kv_load(&mut self, kv: KvCache, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
+        self.inner.kv_load(kv, block, bytes)
     }
 
     fn prepare(&mut self, from: WeightSource, residence: Residence) -> Result<Weight, DeviceError> {

@@ -88,19 +88,19 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn widen(self, from: &[u16; 8]) -> __m256 {
+    fn widen(self, from: &[u8; 16]) -> __m256 {
         // SAFETY: `self` proves F16C; 16 bytes are readable.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast::<__m128i>())) }
     }
 
     #[inline(always)]
-    fn narrow(self, value: __m256) -> [u16; 8] {
-        let mut bits = [0; 8];
+    fn narrow(self, value: __m256) -> [u8; 16] {
+        let mut bytes = [0; 16];
         // SAFETY: `self` proves F16C; 16 bytes are writable.
         unsafe {
             let halves = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(value);
-            _mm_storeu_si128(bits.as_mut_ptr().cast::<__m128i>(), halves);
+            _mm_storeu_si128(bytes.as_mut_ptr().cast::<__m128i>(), halves);
         }
-        bits
+        bytes
     }
 }

@@ -1,5 +1,8 @@
 //! Where keys and values lie in the KV arena.
 
+use kvist_base::KvDtype;
+
+use super::rows;
 use crate::Isa;
 use crate::lanes::{self, Kernel, Lanes};
 
@@ -9,9 +12,12 @@ pub const HEAD_DIM_MAX: usize = 256;
 /// The shape of the KV arena, block-contiguous:
 ///
 /// ```text
-/// [block][layer][k | v][kv_head][slot in block][head_dim]
-///        |<-------------- one block ------------------>|
+/// [block][layer][k | v][kv_head][slot in block][row]
+///        |<------------- one block --------------->|
 /// ```
+///
+/// A row is one token's key, or value, of one head: `head_dim` values as `dtype` stores them.
+/// Blocks, rows and offsets are counted in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
     /// Token positions in a block.
@@ -22,28 +28,35 @@ pub struct KvLayout {
     pub kv_heads: usize,
     /// Values of a head: a multiple of 8, at most [`HEAD_DIM_MAX`].
     pub head_dim: usize,
+    /// How a row stores its values.
+    pub dtype: KvDtype,
 }
 
 impl KvLayout {
-    /// Values of one block.
-    pub const fn block_values(&self) -> usize {
-        self.layers * 2 * self.side_values()
+    /// Bytes of one row.
+    pub const fn row_bytes(&self) -> usize {
+        self.dtype.row_bytes(self.head_dim)
     }
 
-    /// Where the keys of `head` start in `block`: `block_size` rows of `head_dim` values.
+    /// Bytes of one block.
+    pub const fn block_bytes(&self) -> usize {
+        self.layers * 2 * self.side_bytes()
+    }
+
+    /// Where the keys of `head` start in `block`: `block_size` rows.
     pub const fn k_offset(&self, block: usize, layer: usize, head: usize) -> usize {
         let side = (block * self.layers + layer) * 2;
-        side * self.side_values() + head * self.block_size * self.head_dim
+        side * self.side_bytes() + head * self.block_size * self.row_bytes()
     }
 
-    /// Where the values of `head` start in `block`: `block_size` rows of `head_dim` values.
+    /// Where the values of `head` start in `block`: `block_size` rows.
     pub const fn v_offset(&self, block: usize, layer: usize, head: usize) -> usize {
-        self.k_offset(block, layer, head) + self.side_values()
+        self.k_offset(block, layer, head) + self.side_bytes()
     }
 
     /// Keys, or values, of one block and layer.
-    const fn side_values(&self) -> usize {
-        self.kv_heads * self.block_size * self.head_dim
+    const fn side_bytes(&self) -> usize {
+        self.kv_heads * self.block_size * self.row_bytes()
     }
 
     /// Panics when no kernel can work on this shape: configuration was to refuse it.
@@ -52,24 +65,6 @@ impl KvLayout {
         assert!(self.head_dim > 0 && self.head_dim <= HEAD_DIM_MAX);
         assert!(self.head_dim.is_multiple_of(8), "a head is whole vectors");
     }
-}
-
-/// The KV arena, or its committed front, for reading.
-#[derive(Clone, Copy, Debug)]
-pub enum KvSlice<'a> {
-    /// IEEE half precision bits.
-    F16(&'a [u16]),
-    /// Single precision.
-    F32(&'a [f32]),
-}
-
-/// The KV arena for writing.
-#[derive(Debug)]
-pub enum KvSliceMut<'a> {
-    /// IEEE half precision bits.
-    F16(&'a mut [u16]),
-    /// Single precision.
-    F32(&'a mut [f32]),
 }
 
 /// Keys and values of one token in one layer, and where they go.
@@ -85,57 +80,42 @@ pub struct KvRow<'a> {
     pub v: &'a [f32],
 }
 
-/// Writes one token's keys and values. To f16 they round to nearest even; beyond its range they
-/// become infinite and the attention that reads them not a number, which is reported upstream.
+/// Writes one token's keys and values into the arena `kv`, each rounded to the nearest that the
+/// dtype can say, ties to even. What is not finite, or beyond the dtype's range, becomes infinite
+/// or not a number, and the attention that reads it not a number, which is reported upstream.
 ///
 /// # Panics
 /// When the layout is not supported, `k` or `v` has not one value for each head's dimension, or
 /// the slot is outside the arena.
-pub fn kv_write(isa: Isa, layout: &KvLayout, row: &KvRow<'_>, kv: KvSliceMut<'_>) {
+pub fn kv_write(isa: Isa, layout: &KvLayout, row: &KvRow<'_>, kv: &mut [u8]) {
     layout.assert_supported();
     assert!(row.layer < layout.layers);
     assert_eq!(row.k.len(), layout.kv_heads * layout.head_dim);
     assert_eq!(row.v.len(), layout.kv_heads * layout.head_dim);
-    match kv {
-        KvSliceMut::F16(kv) => lanes::run(isa, WriteF16 { layout, row, kv }),
-        KvSliceMut::F32(kv) => {
-            for (start, values) in destinations(layout, row) {
-                kv[start..start + layout.head_dim].copy_from_slice(values);
-            }
-        }
-    }
+    lanes::run(isa, Write { layout, row, kv });
 }
 
-/// Each head's keys, then values, with the offset they go to.
-#[inline(always)]
-fn destinations<'a>(
-    layout: &'a KvLayout,
-    row: &KvRow<'a>,
-) -> impl Iterator<Item = (usize, &'a [f32])> {
-    let (block, offset) = (row.slot / layout.block_size, row.slot % layout.block_size);
-    let (layer, within) = (row.layer, offset * layout.head_dim);
-    let k = row.k.chunks_exact(layout.head_dim).enumerate();
-    let v = row.v.chunks_exact(layout.head_dim).enumerate();
-    k.map(move |(head, k)| (layout.k_offset(block, layer, head) + within, k))
-        .chain(v.map(move |(head, v)| (layout.v_offset(block, layer, head) + within, v)))
-}
-
-struct WriteF16<'a> {
+struct Write<'a> {
     layout: &'a KvLayout,
     row: &'a KvRow<'a>,
-    kv: &'a mut [u16],
+    kv: &'a mut [u8],
 }
 
-impl Kernel for WriteF16<'_> {
+impl Kernel for Write<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        for (start, values) in destinations(self.layout, self.row) {
-            let (to, _) = self.kv[start..start + values.len()].as_chunks_mut::<8>();
-            let (from, _) = values.as_chunks::<8>();
-            for (to, from) in to.iter_mut().zip(from) {
-                *to = lanes.narrow(lanes.load(from));
+        let Self { layout, row, kv } = self;
+        let (block, offset) = (row.slot / layout.block_size, row.slot % layout.block_size);
+        let row_bytes = layout.row_bytes();
+        let k_start = layout.k_offset(block, row.layer, 0) + offset * row_bytes;
+        let v_start = layout.v_offset(block, row.layer, 0) + offset * row_bytes;
+        let head_stride = layout.block_size * row_bytes;
+        for (start, values) in [(k_start, row.k), (v_start, row.v)] {
+            for (head, values) in values.chunks_exact(layout.head_dim).enumerate() {
+                let to = &mut kv[start + head * head_stride..][..row_bytes];
+                rows::encode(lanes, layout.dtype, values, to);
             }
         }
     }

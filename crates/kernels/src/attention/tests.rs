@@ -2,7 +2,7 @@ use super::split::Piece;
 use super::*;
 use crate::naive;
 use crate::naive::tests::{same_bits, values};
-use kvist_base::mix64;
+use kvist_base::{KvDtype, mix64};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,19 +11,13 @@ const LAYERS: usize = 2;
 const LAYER: usize = 1;
 const UNIT_ROUNDOFF: f64 = f32::EPSILON as f64 / 2.0;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Dtype {
-    F16,
-    F32,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     head_dim: usize,
     kv_heads: usize,
     group: usize,
     block_size: usize,
-    dtype: Dtype,
+    dtype: KvDtype,
 }
 
 const SMALL: Shape = Shape {
@@ -31,7 +25,7 @@ const SMALL: Shape = Shape {
     kv_heads: 2,
     group: 3,
     block_size: 4,
-    dtype: Dtype::F16,
+    dtype: KvDtype::F16,
 };
 
 impl Shape {
@@ -41,6 +35,7 @@ impl Shape {
             layers: LAYERS,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
+            dtype: self.dtype,
         }
     }
 
@@ -82,7 +77,7 @@ impl Sequence {
         };
         let kv = |seed, by| {
             let mut kv = scaled(seed, len * shape.kv_values(), by);
-            if shape.dtype == Dtype::F16 {
+            if shape.dtype == KvDtype::F16 {
                 kv.iter_mut()
                     .for_each(|v| *v = half::f16::from_f32(*v).to_f32());
             }
@@ -96,18 +91,14 @@ impl Sequence {
     }
 }
 
-enum Arena {
-    F16(Vec<u16>),
-    F32(Vec<f32>),
-}
-
-/// A step: sequences with the positions it computes, in an arena whose unwritten values are NaN.
+/// A step: sequences with the positions it computes, in an arena whose unwritten values are NaN:
+/// so all-ones bytes read in every dtype.
 struct Step {
     shape: Shape,
     q: Vec<f32>,
     spans: Vec<SequenceSpan>,
     tables: Vec<u32>,
-    arena: Arena,
+    arena: Vec<u8>,
 }
 
 impl Step {
@@ -122,11 +113,7 @@ impl Step {
         if shuffle > 0 {
             order.sort_by_key(|&block| mix64(u64::from(block) + shuffle));
         }
-        let len = blocks * shape.layout().block_values();
-        let arena = match shape.dtype {
-            Dtype::F16 => Arena::F16(vec![half::f16::NAN.to_bits(); len]),
-            Dtype::F32 => Arena::F32(vec![f32::NAN; len]),
-        };
+        let arena = vec![0xFF; blocks * shape.layout().block_bytes()];
         let mut step = Self {
             shape,
             q: vec![],
@@ -160,10 +147,6 @@ impl Step {
             let slot = block * layout.block_size + position % layout.block_size;
             let span = position * width..(position + 1) * width;
             let (k, v) = (&sequence.k[span.clone()], &sequence.v[span]);
-            let kv = match &mut self.arena {
-                Arena::F16(kv) => KvSliceMut::F16(kv),
-                Arena::F32(kv) => KvSliceMut::F32(kv),
-            };
             kv_write(
                 Isa::detect(),
                 &layout,
@@ -173,16 +156,12 @@ impl Step {
                     k,
                     v,
                 },
-                kv,
+                &mut self.arena,
             );
         }
     }
 
     fn batch(&self) -> AttentionBatch<'_> {
-        let values = match &self.arena {
-            Arena::F16(kv) => KvSlice::F16(kv),
-            Arena::F32(kv) => KvSlice::F32(kv),
-        };
         AttentionBatch {
             q: &self.q,
             sequences: &self.spans,
@@ -192,7 +171,7 @@ impl Step {
             layer: LAYER,
             kv: KvView {
                 layout: self.shape.layout(),
-                values,
+                bytes: &self.arena,
             },
         }
     }
@@ -258,7 +237,7 @@ fn two_positions_by_hand() {
         kv_heads: 1,
         group: 1,
         block_size: 1,
-        dtype: Dtype::F32,
+        dtype: KvDtype::F32,
     };
     let mut sequence = Sequence {
         q: vec![0.0; 16],
@@ -282,9 +261,10 @@ fn layout_offsets_are_those_of_the_drawing() {
         layers: 3,
         kv_heads: 2,
         head_dim: 8,
+        dtype: KvDtype::F16,
     };
-    let head = 4 * 8;
-    assert_eq!(layout.block_values(), 3 * 2 * 2 * head);
+    let head = 4 * 8 * 2;
+    assert_eq!(layout.block_bytes(), 3 * 2 * 2 * head);
     assert_eq!(layout.k_offset(0, 0, 1), head);
     assert_eq!(layout.v_offset(0, 0, 0), 2 * head);
     assert_eq!(layout.k_offset(0, 1, 0), 4 * head);
@@ -298,6 +278,7 @@ fn written_values_round_the_same_on_every_tier() {
         layers: 1,
         kv_heads: 1,
         head_dim: 8,
+        dtype: KvDtype::F16,
     };
     let k = [
         1.0,
@@ -311,21 +292,26 @@ fn written_values_round_the_same_on_every_tier() {
     ];
     let v = [0.333_333_34; 8];
     for isa in Isa::available() {
-        let mut kv = vec![7; layout.block_values()];
+        let mut kv = vec![7; layout.block_bytes()];
         let row = KvRow {
             layer: 0,
             slot: 1,
             k: &k,
             v: &v,
         };
-        kv_write(isa, &layout, &row, KvSliceMut::F16(&mut kv));
+        kv_write(isa, &layout, &row, &mut kv);
+        let (kv, _) = kv.as_chunks::<2>();
+        let kv: Vec<u16> = kv.iter().map(|pair| u16::from_le_bytes(*pair)).collect();
         let bits = [
             0x3C00, 0xAE66, 0x7BFF, 0x7C00, 0x0000, 0x8002, 0x6800, 0xFC00,
         ];
         assert_eq!(kv[8..16], bits, "{isa}");
         assert_eq!(kv[24..32], [0x3555; 8], "{isa}");
         assert!(
-            kv[..8].iter().chain(&kv[16..24]).all(|&bits| bits == 7),
+            kv[..8]
+                .iter()
+                .chain(&kv[16..24])
+                .all(|&bits| bits == 0x0707),
             "other slots stay"
         );
     }
@@ -345,7 +331,7 @@ fn near_the_oracle_in_many_shapes() {
     let spans = [0..1, 0..33, 31..32, 30..36, 511..514, 1030..1031];
     for (case, (head_dim, kv_heads, group)) in heads.into_iter().enumerate() {
         let block_size = [16, 1, 3, 32][case % 4];
-        let dtype = [Dtype::F16, Dtype::F32][case % 2];
+        let dtype = [KvDtype::F16, KvDtype::F32][case % 2];
         let shape = Shape {
             head_dim,
             kv_heads,
@@ -384,7 +370,7 @@ fn borrowed(parts: &[(Sequence, Range<usize>)]) -> Vec<(&Sequence, Range<usize>)
 
 #[test]
 fn same_bits_on_every_tier_and_thread_count() {
-    for dtype in [Dtype::F16, Dtype::F32] {
+    for dtype in [KvDtype::F16, KvDtype::F32] {
         for (head_dim, group) in [(16, 3), (72, 1), (64, 40)] {
             let shape = Shape {
                 head_dim,
@@ -472,7 +458,7 @@ fn same_bits_whether_partitions_are_apart_or_not() {
 #[test]
 fn a_later_position_cannot_be_seen_even_when_it_is_not_finite() {
     let shape = Shape {
-        dtype: Dtype::F32,
+        dtype: KvDtype::F32,
         group: 1,
         ..SMALL
     };

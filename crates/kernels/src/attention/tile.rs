@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::layout::KvSlice;
 use super::register::{SCORE_COLUMNS, Weights, dots, get, put, weighted_sum};
+use super::rows;
 use super::split::Piece;
 use super::{AttentionBatch, KV_TILE, PARTITION, QUERY_TILE};
 use crate::exp::exp;
@@ -50,8 +50,8 @@ impl Tile<'_> {
             Side::Keys => layout.k_offset(block, self.batch.layer, self.head),
             Side::Values => layout.v_offset(block, self.batch.layer, self.head),
         };
-        let start = head_start + slot * layout.head_dim;
-        (start..start + run * layout.head_dim, run)
+        let start = head_start + slot * layout.row_bytes();
+        (start..start + run * layout.row_bytes(), run)
     }
 
     /// The chunk (of `group * head_dim` values) of `out` that holds a row of the piece.
@@ -197,25 +197,13 @@ impl TileScratch {
     /// Converts keys or values of some positions into `kv`.
     #[inline(always)]
     fn gather<L: Lanes>(&mut self, lanes: L, tile: &Tile<'_>, side: Side, positions: Range<usize>) {
+        let kv = &tile.batch.kv;
         let mut rest = &mut self.kv[..positions.len() * self.head_octs];
         let mut position = positions.start;
         while position < positions.end {
             let (span, run) = tile.run(side, position..positions.end);
             let (to, after) = rest.split_at_mut(run * self.head_octs);
-            match tile.batch.kv.values {
-                KvSlice::F16(kv) => {
-                    let (from, _) = kv[span].as_chunks::<8>();
-                    for (to, from) in to.iter_mut().zip(from) {
-                        lanes.store(lanes.widen(from), &mut to.0);
-                    }
-                }
-                KvSlice::F32(kv) => {
-                    let (from, _) = kv[span].as_chunks::<8>();
-                    for (to, from) in to.iter_mut().zip(from) {
-                        to.0 = *from;
-                    }
-                }
-            }
+            rows::decode(lanes, kv.layout.dtype, &kv.bytes[span], to);
             rest = after;
             position += run;
         }
