@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kvist_base::Bytes;
 use kvist_device::{Residence, packed_weight_bytes};
-use kvist_model::{DecoderConfig, weight_uses};
+use kvist_model::{DecoderConfig, WeightPart, layer_of, weight_uses};
 use kvist_plan::{ModelShape, WeightKind, WeightLine};
 use kvist_weights::GgufFile;
 
@@ -16,6 +16,10 @@ pub(crate) fn model_shape(
     config: &DecoderConfig,
 ) -> Result<ModelShape, LoadError> {
     let narrow = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let Weights {
+        lines,
+        layer_weight_max,
+    } = weights(file, config.layers)?;
     Ok(ModelShape {
         name: model_name(file)?,
         architecture: config.architecture.name().to_owned(),
@@ -27,7 +31,8 @@ pub(crate) fn model_shape(
         ffn_dim: narrow(config.ffn_dim),
         vocab_len: narrow(config.vocab_len),
         context_max: config.context_max,
-        weights: weight_lines(file)?,
+        weights: lines,
+        layer_weight_max,
         file_bytes: file.tensor_bytes(),
     })
 }
@@ -43,30 +48,59 @@ fn model_name(file: &GgufFile) -> Result<String, LoadError> {
         .unwrap_or_default())
 }
 
-/// Bytes by format and place, as loading will keep them.
-fn weight_lines(file: &GgufFile) -> Result<Vec<WeightLine>, LoadError> {
-    let mut resident: BTreeMap<String, Bytes> = BTreeMap::new();
-    let mut mapped = resident.clone();
+/// The weights of a file, grouped as reports show them.
+struct Weights {
+    lines: Vec<WeightLine>,
+    /// The largest matrix of a decoder layer.
+    layer_weight_max: Bytes,
+}
+
+/// Bytes by part, format and place, as loading will keep them.
+fn weights(file: &GgufFile, layers: usize) -> Result<Weights, LoadError> {
+    let mut groups: BTreeMap<(WeightPart, String), WeightLine> = BTreeMap::new();
+    let mut layer_weight_max = Bytes::ZERO;
     for weight in weight_uses(file) {
         let format = weight.tensor.format()?;
         let (rows, cols) = (weight.tensor.rows(), weight.tensor.cols());
-        match weight.residence {
-            Some(Residence::Mapped) => {
-                *mapped.entry(format.to_string()).or_default() += weight.tensor.bytes;
-            }
-            Some(Residence::Packed) => {
-                // The reader has proven that rows are whole quant blocks.
-                let bytes = packed_weight_bytes(format, rows, cols).unwrap_or_default();
-                *resident.entry(format.to_string()).or_default() += bytes;
+        let (part, label, kind, bytes) = match weight.residence {
+            Some(residence) => {
+                let part = WeightPart::of_matrix(&weight.tensor.name);
+                let label = format!("{part} {format}");
+                match residence {
+                    Residence::Mapped => (part, label, WeightKind::Mapped, weight.tensor.bytes),
+                    Residence::Packed => {
+                        // The reader has proven that rows are whole quant blocks.
+                        let bytes = packed_weight_bytes(format, rows, cols).unwrap_or_default();
+                        (part, label, WeightKind::Resident, bytes)
+                    }
+                }
             }
             None => {
-                *resident.entry("norms, biases".to_owned()).or_default() += Bytes::of_len(cols) * 4;
+                let part = WeightPart::Vectors;
+                (
+                    part,
+                    part.to_string(),
+                    WeightKind::Resident,
+                    Bytes::of_len(cols) * 4,
+                )
             }
+        };
+        let line = groups.entry((part, label.clone())).or_insert(WeightLine {
+            label,
+            bytes: Bytes::ZERO,
+            kind,
+            by_layer: Vec::new(),
+        });
+        line.bytes += bytes;
+        let layer = layer_of(&weight.tensor.name).filter(|layer| *layer < layers);
+        if let (Some(layer), Some(Residence::Packed)) = (layer, weight.residence) {
+            line.by_layer.resize(layers, Bytes::ZERO);
+            line.by_layer[layer] += bytes;
+            layer_weight_max = layer_weight_max.max(bytes);
         }
     }
-    let line = |kind| move |(label, bytes)| WeightLine { label, bytes, kind };
-    let lines = resident.into_iter().map(line(WeightKind::Resident));
-    Ok(lines
-        .chain(mapped.into_iter().map(line(WeightKind::Mapped)))
-        .collect())
+    Ok(Weights {
+        lines: groups.into_values().collect(),
+        layer_weight_max,
+    })
 }

@@ -10,12 +10,14 @@ mod config;
 mod error;
 mod family;
 mod llama;
+mod parts;
 mod qwen2;
 mod step;
 
 pub use config::{DecoderConfig, Rope, RopeScaling};
 pub use error::ModelError;
 pub use family::{Architecture, WeightUse, open, weight_uses};
+pub use parts::{WeightPart, layer_of};
 pub use step::StepShape;
 
 use kvist_device::{Buf, Device, ForwardBatch, KvCache};

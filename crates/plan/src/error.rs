@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kvist_base::{Bytes, Tokens};
 use thiserror::Error;
 
 /// A limit or a model dimension outside its range. That a model does not fit is not an error but
@@ -31,6 +32,15 @@ pub enum PlanLimit {
     ModelContext(u64),
     /// `0 < value <= 1`.
     Fraction,
+    /// At least one sequence of the longest length.
+    OneSequence {
+        /// Its KV.
+        needed: Bytes,
+        /// Its length.
+        len: Tokens,
+    },
+    /// At least one KV block, of this size.
+    OneBlock(Bytes),
 }
 
 impl fmt::Display for PlanLimit {
@@ -39,6 +49,10 @@ impl fmt::Display for PlanLimit {
             Self::Between { min, max } => write!(f, "between {min} and {max}"),
             Self::ModelContext(max) => write!(f, "at most {max}, the model's own context"),
             Self::Fraction => f.write_str("above 0 and at most 1"),
+            Self::OneSequence { needed, len } => {
+                write!(f, "at least {needed}, one sequence of {len}")
+            }
+            Self::OneBlock(bytes) => write!(f, "at least {bytes}, one KV block"),
         }
     }
 }
@@ -48,6 +62,8 @@ impl fmt::Display for PlanLimit {
 pub enum Given {
     /// A count or a size in bytes.
     Count(u64),
+    /// A size, printed with its unit.
+    Size(Bytes),
     /// A real number.
     Number(f64),
 }
@@ -56,6 +72,7 @@ impl fmt::Display for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(count) => fmt::Display::fmt(count, f),
+            Self::Size(bytes) => fmt::Display::fmt(bytes, f),
             Self::Number(number) => fmt::Display::fmt(number, f),
         }
     }

@@ -3,6 +3,7 @@
 use kvist_base::{Blocks, Bytes, Tokens};
 use serde::Serialize;
 
+use crate::error::{Given, PlanError, PlanLimit};
 use crate::limits::Limits;
 use crate::lines::{LineKind, PlanLine};
 use crate::serial;
@@ -12,6 +13,15 @@ use crate::shape::ModelShape;
 const BLOCK_RECORD_BYTES: u64 = 64;
 /// A token's id in the sequence, in the sampler's counts and in the text being decoded.
 const TOKEN_RECORD_BYTES: u64 = 16;
+/// The pool is committed and given back in extents of a huge page, so the cap is whole extents.
+const EXTENT: Bytes = Bytes(2 << 20);
+/// A slot of the spill tier in its index: content and parent hashes, both directions of the map,
+/// place in the order of use.
+const SLOT_RECORD_BYTES: u64 = 192;
+/// The ids of a slot's tokens, kept to compare contents.
+const SLOT_TOKEN_BYTES: u64 = 4;
+/// Blocks on their way to or from the spill file.
+const STAGED_BLOCKS: u64 = 4;
 
 /// The KV pool at its cap. Blocks are committed as sequences need them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -19,15 +29,36 @@ pub struct KvPlan {
     /// K and V of one token in all layers.
     #[serde(serialize_with = "serial::bytes")]
     pub bytes_per_token: Bytes,
+    /// Tokens of a block.
+    #[serde(serialize_with = "serial::tokens")]
+    pub block_size: Tokens,
     /// K and V of one block.
     #[serde(serialize_with = "serial::bytes")]
     pub block_bytes: Bytes,
-    /// Most blocks there will be.
+    /// Most blocks there will be under this budget.
     #[serde(serialize_with = "serial::blocks")]
     pub blocks: Blocks,
     /// Tokens these hold.
     #[serde(serialize_with = "serial::tokens")]
     pub tokens: Tokens,
+    /// Fewest blocks a smaller budget may leave.
+    #[serde(serialize_with = "serial::blocks")]
+    pub blocks_min: Blocks,
+    /// Most blocks a larger budget could give: what `running_max` sequences of full length use, or
+    /// the size asked for, and no more than the whole machine could hold.
+    #[serde(serialize_with = "serial::blocks")]
+    pub blocks_max: Blocks,
+    /// Blocks the spill tier holds on disk.
+    #[serde(serialize_with = "serial::blocks")]
+    pub tier_slots: Blocks,
+}
+
+/// The numbers of blocks of a pool.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockCounts {
+    pub min: Blocks,
+    pub now: Blocks,
+    pub max: Blocks,
 }
 
 /// What blocks cost under given limits.
@@ -46,6 +77,13 @@ impl BlockCost {
         }
     }
 
+    pub(crate) fn of(kv: &KvPlan) -> Self {
+        Self {
+            bytes_per_token: kv.bytes_per_token,
+            block_size: kv.block_size,
+        }
+    }
+
     fn block_bytes(self) -> Bytes {
         self.bytes_per_token * u64::from(self.block_size.0)
     }
@@ -54,50 +92,134 @@ impl BlockCost {
         Bytes(BLOCK_RECORD_BYTES + u64::from(self.block_size.0) * TOKEN_RECORD_BYTES)
     }
 
+    /// More cannot be numbered by a token count.
+    fn blocks_max(self) -> u32 {
+        u32::MAX / self.block_size.0
+    }
+
+    fn pool_bytes(self, blocks: Blocks) -> Bytes {
+        let exact = self.block_bytes() * u64::from(blocks.0);
+        let whole = exact.0.checked_next_multiple_of(EXTENT.0);
+        Bytes(whole.unwrap_or(u64::MAX))
+    }
+
+    fn table_bytes(self, blocks: Blocks) -> Bytes {
+        self.record_bytes() * u64::from(blocks.0)
+    }
+
+    /// What `blocks` add to the plan, tables included.
+    pub(crate) fn bytes(self, blocks: Blocks) -> Bytes {
+        let pool = self.pool_bytes(blocks);
+        pool.checked_add(self.table_bytes(blocks))
+            .unwrap_or(Bytes(u64::MAX))
+    }
+
     /// Blocks that fit into `room`, and no more than a token count can number.
     pub(crate) fn blocks_in(self, room: Bytes) -> Blocks {
-        let blocks = room.0 / (self.block_bytes() + self.record_bytes()).0;
-        let blocks_max = u32::MAX / self.block_size.0;
-        Blocks(u32::try_from(blocks).unwrap_or(u32::MAX).min(blocks_max))
+        let each = self.block_bytes() + self.record_bytes();
+        let most = u32::try_from(room.0 / each.0).unwrap_or(u32::MAX);
+        // Whole extents take a little more than the division says: halve the interval in which
+        // the answer is, `fits < fails`.
+        let (mut fits, mut fails) = (0, u64::from(most.min(self.blocks_max())) + 1);
+        while fits + 1 < fails {
+            let middle = fits.midpoint(fails);
+            // At most `most`, so it is a block count.
+            let blocks = Blocks(u32::try_from(middle).unwrap_or(u32::MAX));
+            if self.bytes(blocks) <= room {
+                fits = middle;
+            } else {
+                fails = middle;
+            }
+        }
+        Blocks(u32::try_from(fits).unwrap_or(u32::MAX))
+    }
+
+    /// Whole blocks of a pool of exactly `bytes`.
+    pub(crate) fn blocks_of(self, bytes: Bytes) -> Blocks {
+        let blocks = u32::try_from(bytes.0 / self.block_bytes().0).unwrap_or(u32::MAX);
+        Blocks(blocks.min(self.blocks_max()))
     }
 
     /// Blocks `sequences` of length `len` use at most, and no more than a count can say.
     pub(crate) fn blocks_for(self, sequences: u32, len: Tokens) -> Blocks {
-        Blocks(len.div_ceil(self.block_size).0.saturating_mul(sequences))
+        let each = len.div_ceil(self.block_size).0;
+        // One sequence may end in a part of a block, and its length is in range.
+        Blocks(
+            each.saturating_mul(sequences)
+                .min(self.blocks_max().max(each)),
+        )
     }
 
-    /// Tokens that so many blocks hold, for a number of blocks from `blocks_in`.
+    /// Tokens that so many blocks hold, at most as many as a count can say.
     pub(crate) fn tokens_in(self, blocks: Blocks) -> Tokens {
-        blocks
-            .capacity(self.block_size)
-            .expect("the number of blocks is bounded by the tokens")
+        let tokens = blocks.capacity(self.block_size);
+        tokens.unwrap_or(Tokens(u32::MAX))
     }
 
-    pub(crate) fn plan(self, blocks: Blocks) -> KvPlan {
-        KvPlan {
-            bytes_per_token: self.bytes_per_token,
-            block_bytes: self.block_bytes(),
-            blocks,
-            tokens: self.tokens_in(blocks),
+    /// Refuses a pool too small for one sequence of `len`.
+    pub(crate) fn check_pool(self, pool: Option<Bytes>, len: Tokens) -> Result<(), PlanError> {
+        let needed = self.block_bytes() * u64::from(self.blocks_for(1, len).0);
+        match pool {
+            Some(given) if given < needed => Err(PlanError {
+                field: "kv_cache_memory_bytes",
+                limit: PlanLimit::OneSequence { needed, len },
+                given: Given::Size(given),
+            }),
+            _ => Ok(()),
         }
     }
 
+    /// Blocks a spill tier of `size` holds.
+    pub(crate) fn tier_slots(self, size: Option<Bytes>) -> Result<Blocks, PlanError> {
+        let Some(given) = size else {
+            return Ok(Blocks::ZERO);
+        };
+        let slots = self.blocks_of(given);
+        if slots.is_empty() {
+            return Err(PlanError {
+                field: "kv_spill",
+                limit: PlanLimit::OneBlock(self.block_bytes()),
+                given: Given::Size(given),
+            });
+        }
+        Ok(slots)
+    }
+
+    pub(crate) fn plan(self, counts: BlockCounts, tier_slots: Blocks) -> KvPlan {
+        KvPlan {
+            bytes_per_token: self.bytes_per_token,
+            block_size: self.block_size,
+            block_bytes: self.block_bytes(),
+            blocks: counts.now,
+            tokens: self.tokens_in(counts.now),
+            blocks_min: counts.min,
+            blocks_max: counts.max,
+            tier_slots,
+        }
+    }
+
+    /// The lines that grow and shrink with the budget.
     pub(crate) fn lines(self, blocks: Blocks) -> [PlanLine; 2] {
-        let count = u64::from(blocks.0);
-        let block_bytes = self.block_bytes();
         let note = format!(
-            "cap: {blocks} of {block_bytes}, {} a token",
+            "cap: {blocks} of {}, {} a token",
+            self.block_bytes(),
             self.bytes_per_token
         );
         let tables_note = format!("{} a block", self.record_bytes());
+        let (pool, tables) = (self.pool_bytes(blocks), self.table_bytes(blocks));
         [
-            PlanLine::new(LineKind::KvPool, "kv pool", block_bytes * count, note),
-            PlanLine::new(
-                LineKind::KvTables,
-                "kv tables",
-                self.record_bytes() * count,
-                tables_note,
-            ),
+            PlanLine::new(LineKind::KvPool, "kv pool", pool, note),
+            PlanLine::new(LineKind::KvTables, "kv tables", tables, tables_note),
         ]
+    }
+
+    /// What a tier of `slots` on disk takes in memory; no line when there is none.
+    pub(crate) fn tier_line(self, slots: Blocks) -> Option<PlanLine> {
+        let record = SLOT_RECORD_BYTES + u64::from(self.block_size.0) * SLOT_TOKEN_BYTES;
+        let index = Bytes(record) * u64::from(slots.0);
+        let staging = self.block_bytes() * STAGED_BLOCKS;
+        let note = format!("index of {slots} on disk, {STAGED_BLOCKS} staged");
+        (!slots.is_empty())
+            .then(|| PlanLine::new(LineKind::KvTier, "kv tier", index + staging, note))
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The plan, its report and its JSON are one list: every byte the process may hold is in exactly
 //! one [`PlanLine`], and [`Plan::total`] is their sum. Only the KV pool has a choice: it gets what
-//! the budget leaves, but never more than the admitted sequences could use.
+//! the budget leaves, but never more than the admitted sequences could use. [`Plan::replan`] gives
+//! it more or less while the model is served, and the [`Ledger`] holds every line to its plan.
 //!
 //! Pure: reads no file and no clock. The caller reads `/proc/meminfo` and the cgroup files and
 //! hands their text to the parsers here.
@@ -10,10 +11,13 @@
 mod budget;
 mod error;
 mod kv;
+mod ledger;
 mod limits;
 mod lines;
 mod machine;
+mod offload;
 mod planner;
+mod replan;
 mod serial;
 mod shape;
 mod table;
@@ -22,13 +26,16 @@ mod ways_out;
 pub use budget::BudgetSource;
 pub use error::{Given, PlanError, PlanLimit, ProbeError};
 pub use kv::KvPlan;
-pub use limits::{Limits, MemoryLimit};
+pub use ledger::{Holding, Ledger, LedgerLine, OverPlan};
+pub use limits::{Limits, MemoryLimit, Offload};
 pub use lines::{LineKind, PlanLine, activation_bytes};
 pub use machine::{
     CgroupMemory, Machine, MemInfo, parse_cgroup_v1, parse_cgroup_v2, parse_meminfo,
     parse_reclaimable,
 };
+pub use offload::OffloadPlan;
 pub use planner::{CapacityRow, MODEL_LEN_MIN, ModelLenReason, Plan, Verdict, plan};
+pub use replan::BudgetTooSmall;
 pub use shape::{ModelShape, WeightKind, WeightLine};
 pub use ways_out::WayOut;
 

@@ -14,6 +14,20 @@ pub enum MemoryLimit {
     Absolute(Bytes),
 }
 
+/// How many of the weights are streamed from the file, step by step, instead of kept in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Offload {
+    /// None: a model whose weights do not fit is refused.
+    #[default]
+    Off,
+    /// As many layers as it takes to fit, and none when everything fits.
+    Auto,
+    /// Layers of at least so many bytes, and more when it takes more to fit.
+    AtLeast(Bytes),
+    /// Every decoder layer.
+    All,
+}
+
 /// The operator's limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -29,6 +43,12 @@ pub struct Limits {
     pub block_size: Tokens,
     /// How the KV cache stores a value.
     pub kv_dtype: KvDtype,
+    /// Exact size of the KV pool, in whole blocks; `None` is what the budget leaves.
+    pub kv_cache: Option<Bytes>,
+    /// Size on disk of the tier that evicted KV blocks are spilled to.
+    pub spill: Option<Bytes>,
+    /// How many of the weights are streamed.
+    pub offload: Offload,
     /// Worker threads, the engine's own included.
     pub threads: u32,
 }
@@ -42,6 +62,9 @@ impl Default for Limits {
             step_tokens_max: Tokens(512),
             block_size: Tokens(16),
             kv_dtype: KvDtype::default(),
+            kv_cache: None,
+            spill: None,
+            offload: Offload::Off,
             threads: 1,
         }
     }
@@ -62,6 +85,13 @@ impl Limits {
         ];
         for (field, given, max) in counts {
             PlanError::check(field, given, 1, max)?;
+        }
+        let sizes = [
+            ("kv_cache_memory_bytes", self.kv_cache),
+            ("kv_spill", self.spill),
+        ];
+        for (field, size) in sizes {
+            PlanError::check(field, size.map_or(1, |size| size.0), 1, 1 << 56)?;
         }
         if let Some(asked) = self.model_len {
             check_model_len(asked, model.context_max)?;

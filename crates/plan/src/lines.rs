@@ -4,6 +4,7 @@ use kvist_base::{Bytes, Tokens};
 use serde::Serialize;
 
 use crate::limits::Limits;
+use crate::offload::OffloadPlan;
 use crate::serial;
 use crate::shape::{ModelShape, WeightKind, WeightLine};
 
@@ -36,10 +37,14 @@ pub enum LineKind {
     WeightsResident,
     /// Weights in the mapped file.
     WeightsMapped,
+    /// Room for the streamed weights in use and those being read ahead.
+    WeightsRing,
     /// KV blocks.
     KvPool,
     /// Block tables, hashes and the ids of the tokens the blocks hold.
     KvTables,
+    /// Index and staging buffers of the spill tier.
+    KvTier,
     /// Everything a step computes between embedding and logits.
     Activations,
     /// The step's logits.
@@ -54,6 +59,44 @@ pub enum LineKind {
     Http,
     /// What no line counts exactly.
     Margin,
+}
+
+impl LineKind {
+    /// Every kind, in the order reports use.
+    pub const ALL: [Self; 13] = [
+        Self::WeightsResident,
+        Self::WeightsMapped,
+        Self::WeightsRing,
+        Self::KvPool,
+        Self::KvTables,
+        Self::KvTier,
+        Self::Activations,
+        Self::Logits,
+        Self::Sampler,
+        Self::Tokenizer,
+        Self::Threads,
+        Self::Http,
+        Self::Margin,
+    ];
+
+    /// The name reports use for all lines of this kind together.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WeightsResident => "weights",
+            Self::WeightsMapped => "weights mapped",
+            Self::WeightsRing => "weights ring",
+            Self::KvPool => "kv pool",
+            Self::KvTables => "kv tables",
+            Self::KvTier => "kv tier",
+            Self::Activations => "activations",
+            Self::Logits => "logits",
+            Self::Sampler => "sampler",
+            Self::Tokenizer => "tokenizer",
+            Self::Threads => "threads",
+            Self::Http => "http buffers",
+            Self::Margin => "margin",
+        }
+    }
 }
 
 /// One named term of the sum.
@@ -101,30 +144,32 @@ pub(crate) fn bytes_per_sequence(model: &ModelShape) -> Bytes {
     Bytes(u64::from(model.vocab_len) * LOGIT_BYTES + CLIENT_BYTES)
 }
 
-/// One line for each encoding and place of weights.
-pub(crate) fn weight_lines(model: &ModelShape) -> Vec<PlanLine> {
+/// One line for each group of weights that are not streamed, and one for the ring.
+pub(crate) fn weight_lines(model: &ModelShape, offload: &OffloadPlan) -> Vec<PlanLine> {
     let line = |weights: &WeightLine| {
         let (kind, note) = match weights.kind {
             WeightKind::Resident => (LineKind::WeightsResident, "resident"),
             WeightKind::Mapped => (LineKind::WeightsMapped, "mapped file, reclaimable"),
         };
+        let streamed = offload.share_of(weights);
+        let note = if streamed == Bytes::ZERO {
+            note.to_owned()
+        } else {
+            format!("{note}; {streamed} more are streamed")
+        };
         let name = format!("weights {}", weights.label);
-        PlanLine::new(kind, name, weights.bytes, note.to_owned())
+        PlanLine::new(kind, name, weights.bytes - streamed, note)
     };
-    model.weights.iter().map(line).collect()
+    let mut lines: Vec<PlanLine> = model.weights.iter().map(line).collect();
+    lines.extend(offload.ring_line(model.layers));
+    lines
 }
 
-/// The lines that follow from limits and shape alone.
-pub(crate) fn work_lines(model: &ModelShape, limits: &Limits) -> Vec<PlanLine> {
+/// The lines that follow from limits and shape alone, and from how much is `resident`.
+pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -> Vec<PlanLine> {
     let running = u64::from(limits.running_max);
     let vocab = u64::from(model.vocab_len);
     let threads = u64::from(limits.threads);
-    let resident: Bytes = model
-        .weights
-        .iter()
-        .filter(|weights| weights.kind == WeightKind::Resident)
-        .map(|weights| weights.bytes)
-        .sum();
     let step_tokens = limits.step_tokens_max;
     vec![
         PlanLine::new(

@@ -5,10 +5,11 @@ use serde::Serialize;
 
 use crate::budget::{BudgetSource, budget};
 use crate::error::PlanError;
-use crate::kv::{BlockCost, KvPlan};
-use crate::limits::Limits;
-use crate::lines::{PlanLine, weight_lines, work_lines};
+use crate::kv::{BlockCost, BlockCounts, KvPlan};
+use crate::limits::{Limits, Offload};
+use crate::lines::{LineKind, PlanLine, weight_lines, work_lines};
 use crate::machine::Machine;
+use crate::offload::OffloadPlan;
 use crate::serial;
 use crate::shape::ModelShape;
 use crate::ways_out::{Shortage, WayOut, ways_out};
@@ -25,8 +26,10 @@ pub enum ModelLenReason {
     AsModel,
     /// The operator's limit.
     AsAsked,
-    /// All that the KV pool can hold.
+    /// All that the budget leaves room for.
     CappedByMemory,
+    /// All that a KV pool of the size asked for holds.
+    CappedByPool,
 }
 
 /// How many sequences of a length run at once.
@@ -45,7 +48,8 @@ pub struct CapacityRow {
 pub enum Verdict {
     /// At least one sequence of `model_len` fits.
     Fits {
-        /// Concurrent sequences by length, shortest first; the last row is `model_len`.
+        /// Concurrent sequences by length, shortest first; the last row is `model_len`, or what the
+        /// pool holds if a smaller budget has made that less.
         capacity: Vec<CapacityRow>,
     },
     /// Not one does.
@@ -84,11 +88,18 @@ pub struct Plan {
     pub budget_source: BudgetSource,
     /// The KV pool. When the model does not fit: the one sequence that would be needed.
     pub kv: KvPlan,
+    /// The layers that are streamed.
+    pub offload: OffloadPlan,
     /// Longest sequence, prompt and output.
     #[serde(serialize_with = "serial::tokens")]
     pub model_len: Tokens,
     /// Why it is that long.
     pub model_len_reason: ModelLenReason,
+    /// The model's own limit.
+    #[serde(serialize_with = "serial::tokens")]
+    pub context_max: Tokens,
+    /// Most sequences that run at once.
+    pub running_max: u32,
     /// Whether the model can be served.
     pub verdict: Verdict,
 }
@@ -109,38 +120,41 @@ pub fn plan(model: &ModelShape, machine: &Machine, limits: &Limits) -> Result<Pl
     limits.check(model)?;
     let (budget, budget_source) = budget(machine, limits.memory);
     let cost = BlockCost::new(model, limits);
-    let weights = weight_lines(model);
-    let work = work_lines(model, limits);
-    let fixed: Bytes = weights.iter().chain(&work).map(|line| line.bytes).sum();
-
-    let room = cost.blocks_in(budget.saturating_sub(fixed));
-    let choice = choose_model_len(model, limits, cost.tokens_in(room));
-    let blocks = if choice.fits {
-        room.min(cost.blocks_for(limits.running_max, choice.len))
-    } else {
-        cost.blocks_for(1, choice.len)
+    let least = limits.model_len.unwrap_or(len_min(model));
+    cost.check_pool(limits.kv_cache, least)?;
+    let tier_slots = cost.tier_slots(limits.spill)?;
+    let terms = Terms {
+        model,
+        limits,
+        cost,
+        tier_slots,
+        budget,
     };
-    let kv_lines = cost.lines(blocks);
-    let total = fixed + kv_lines.iter().map(|line| line.bytes).sum();
-    let lines: Vec<PlanLine> = weights.into_iter().chain(kv_lines).chain(work).collect();
+
+    let offload = terms.choose_offload();
+    let (above, below) = terms.fixed_lines(&offload);
+    let fixed: Bytes = above.iter().chain(&below).map(|line| line.bytes).sum();
+    let pool = terms.choose_pool(fixed);
+    let counts = terms.block_counts(&pool, machine.total().saturating_sub(fixed));
+    let kv_lines = cost.lines(counts.now);
+    let total = fixed + cost.bytes(counts.now);
+    let lines: Vec<PlanLine> = above.into_iter().chain(kv_lines).chain(below).collect();
     assert_eq!(lines.iter().map(|line| line.bytes).sum::<Bytes>(), total);
 
-    let verdict = if choice.fits {
+    let kv = cost.plan(counts, tier_slots);
+    let verdict = if pool.fits {
         assert!(total <= budget);
         Verdict::Fits {
-            capacity: capacity(blocks, choice.len, limits),
+            capacity: capacity(&kv, pool.model_len, limits.running_max),
         }
     } else {
         let shortage = Shortage {
             needed: total,
             budget,
-            room: cost.tokens_in(room),
+            room: pool.room,
         };
-        does_not_fit(
-            &lines,
-            &shortage,
-            ways_out(&shortage, model, machine, limits),
-        )
+        let ways_out = ways_out(&shortage, model, machine, limits);
+        does_not_fit(&lines, &shortage, ways_out)
     };
     Ok(Plan {
         model: model.name.clone(),
@@ -148,46 +162,162 @@ pub fn plan(model: &ModelShape, machine: &Machine, limits: &Limits) -> Result<Pl
         total,
         budget,
         budget_source,
-        kv: cost.plan(blocks),
-        model_len: choice.len,
-        model_len_reason: choice.reason,
+        kv,
+        offload,
+        model_len: pool.model_len,
+        model_len_reason: pool.reason,
+        context_max: model.context_max,
+        running_max: limits.running_max,
         verdict,
     })
 }
 
-struct ModelLenChoice {
-    len: Tokens,
-    reason: ModelLenReason,
-    fits: bool,
+/// The shortest length a model without one asked for is served with.
+fn len_min(model: &ModelShape) -> Tokens {
+    MODEL_LEN_MIN.min(model.context_max)
 }
 
-/// The length asked for, or the longest that a pool with room for `room` tokens can hold.
-fn choose_model_len(model: &ModelShape, limits: &Limits, room: Tokens) -> ModelLenChoice {
-    let least = MODEL_LEN_MIN.min(model.context_max);
-    let (len, reason) = match limits.model_len {
-        Some(asked) => (asked, ModelLenReason::AsAsked),
-        None if room >= model.context_max => (model.context_max, ModelLenReason::AsModel),
-        None => (room.max(least), ModelLenReason::CappedByMemory),
-    };
-    ModelLenChoice {
-        len,
-        reason,
-        fits: room >= len,
+/// What a plan is made of, checked.
+struct Terms<'a> {
+    model: &'a ModelShape,
+    limits: &'a Limits,
+    cost: BlockCost,
+    tier_slots: Blocks,
+    budget: Bytes,
+}
+
+/// The KV pool that was chosen.
+struct Pool {
+    blocks: Blocks,
+    model_len: Tokens,
+    reason: ModelLenReason,
+    fits: bool,
+    /// Tokens that the other lines leave room for.
+    room: Tokens,
+}
+
+impl Terms<'_> {
+    /// The lines that stay as they are whatever the pool gets: those above its own, and those below.
+    fn fixed_lines(&self, offload: &OffloadPlan) -> (Vec<PlanLine>, Vec<PlanLine>) {
+        let weights = weight_lines(self.model, offload);
+        let resident = weights
+            .iter()
+            .filter(|line| line.kind == LineKind::WeightsResident);
+        let resident = resident.map(|line| line.bytes).sum();
+        let work = work_lines(self.model, self.limits, resident);
+        (
+            weights,
+            self.cost
+                .tier_line(self.tier_slots)
+                .into_iter()
+                .chain(work)
+                .collect(),
+        )
+    }
+
+    fn fixed(&self, offload: &OffloadPlan) -> Bytes {
+        let (above, below) = self.fixed_lines(offload);
+        above.iter().chain(&below).map(|line| line.bytes).sum()
+    }
+
+    /// The fewest layers that do what the limit says and make the plan fit; where none does, those
+    /// that bring it nearest.
+    fn choose_offload(&self) -> OffloadPlan {
+        let none = OffloadPlan::default();
+        let (count_min, bytes_min) = match self.limits.offload {
+            Offload::Off => return none,
+            Offload::Auto => (0, Bytes::ZERO),
+            Offload::AtLeast(bytes) => (0, bytes),
+            Offload::All => (self.model.layers, Bytes::ZERO),
+        };
+        let layer_bytes = self.model.layer_bytes();
+        let streamed_max: Bytes = layer_bytes.iter().copied().sum();
+        let bytes_min = bytes_min.min(streamed_max);
+        let mut nearest: Option<(Bytes, OffloadPlan)> = None;
+        for count in count_min..=self.model.layers {
+            let offload = OffloadPlan::spread(self.model, &layer_bytes, count);
+            if offload.bytes < bytes_min {
+                continue;
+            }
+            let fixed = self.fixed(&offload);
+            if self.choose_pool(fixed).fits {
+                let is_idle = count > 0 && self.choose_pool(self.fixed(&none)).fits;
+                return OffloadPlan { is_idle, ..offload };
+            }
+            if nearest.as_ref().is_none_or(|(least, _)| fixed < *least) {
+                nearest = Some((fixed, offload));
+            }
+        }
+        nearest.map_or(none, |(_, offload)| offload)
+    }
+
+    /// The length asked for, or the longest that the pool can hold, and a pool for it.
+    fn choose_pool(&self, fixed: Bytes) -> Pool {
+        use ModelLenReason::{AsAsked, AsModel, CappedByMemory, CappedByPool};
+        let (cost, limits, context_max) = (self.cost, self.limits, self.model.context_max);
+        let room = cost.blocks_in(self.budget.saturating_sub(fixed));
+        let exact = limits.kv_cache.map(|size| cost.blocks_of(size));
+        let holds = cost.tokens_in(exact.unwrap_or(room));
+        let (model_len, reason) = match limits.model_len {
+            Some(asked) => (asked, AsAsked),
+            None if holds >= context_max => (context_max, AsModel),
+            None if exact.is_some() => (holds, CappedByPool),
+            None => (holds.max(len_min(self.model)), CappedByMemory),
+        };
+        let fits = holds >= model_len && exact.is_none_or(|exact| exact <= room);
+        let useful = cost.blocks_for(limits.running_max, model_len);
+        let blocks = match exact {
+            Some(exact) => exact,
+            None if fits => room.min(useful),
+            None => cost.blocks_for(1, model_len),
+        };
+        Pool {
+            blocks,
+            model_len,
+            reason,
+            fits,
+            room: cost.tokens_in(room),
+        }
+    }
+
+    /// The pool's size, and between what bounds another budget can move it. `machine_room` is what
+    /// the whole machine leaves beside the fixed lines.
+    fn block_counts(&self, pool: &Pool, machine_room: Bytes) -> BlockCounts {
+        let (cost, limits) = (self.cost, self.limits);
+        let is_promise = matches!(
+            pool.reason,
+            ModelLenReason::AsAsked | ModelLenReason::AsModel
+        );
+        let promised = if is_promise {
+            pool.model_len
+        } else {
+            len_min(self.model)
+        };
+        let useful = match limits.kv_cache {
+            Some(_) => pool.blocks,
+            None => cost.blocks_for(limits.running_max, pool.model_len),
+        };
+        BlockCounts {
+            min: cost.blocks_for(1, promised),
+            now: pool.blocks,
+            max: useful.min(cost.blocks_in(machine_room)).max(pool.blocks),
+        }
     }
 }
 
-/// Doubling lengths up to `model_len`, and `model_len` itself.
-fn capacity(blocks: Blocks, model_len: Tokens, limits: &Limits) -> Vec<CapacityRow> {
+/// Doubling lengths up to `model_len`, and `model_len` itself; none that the pool cannot hold.
+pub(crate) fn capacity(kv: &KvPlan, model_len: Tokens, running_max: u32) -> Vec<CapacityRow> {
+    let longest = model_len.min(kv.tokens);
     let doubling = std::iter::successors(Some(MODEL_LEN_MIN), |len| len.checked_mul(2));
-    let shorter = doubling.take_while(|len| *len < model_len);
+    let shorter = doubling.take_while(|len| *len < longest);
     let row = |context: Tokens| {
-        let fitting = blocks.0 / context.div_ceil(limits.block_size).0;
+        let fitting = kv.blocks.0 / context.div_ceil(kv.block_size).0;
         CapacityRow {
             context,
-            sequences: fitting.min(limits.running_max),
+            sequences: fitting.min(running_max),
         }
     };
-    shorter.chain([model_len]).map(row).collect()
+    shorter.chain([longest]).map(row).collect()
 }
 
 fn does_not_fit(lines: &[PlanLine], shortage: &Shortage, ways_out: Vec<WayOut>) -> Verdict {

@@ -22,6 +22,9 @@ pub struct WeightLine {
     pub bytes: Bytes,
     /// Where they live.
     pub kind: WeightKind,
+    /// What each decoder layer's matrices have of `bytes`: the part that can be streamed. Empty for
+    /// weights outside the layers.
+    pub by_layer: Vec<Bytes>,
 }
 
 /// The sizes of a decoder-only transformer.
@@ -49,6 +52,8 @@ pub struct ModelShape {
     pub context_max: Tokens,
     /// Every weight, summed by encoding and place.
     pub weights: Vec<WeightLine>,
+    /// The largest single matrix of any decoder layer, as served.
+    pub layer_weight_max: Bytes,
     /// Size of the model file.
     pub file_bytes: Bytes,
 }
@@ -69,6 +74,17 @@ impl ModelShape {
                 .iter()
                 .fold(0, |sum: u64, line| sum.saturating_add(line.bytes.0)),
         )
+    }
+
+    /// Bytes of each decoder layer's matrices as served: what streaming that layer saves.
+    pub fn layer_bytes(&self) -> Vec<Bytes> {
+        let mut layers = vec![Bytes::ZERO; self.layers as usize];
+        for line in &self.weights {
+            for (sum, bytes) in layers.iter_mut().zip(&line.by_layer) {
+                *sum += *bytes;
+            }
+        }
+        layers
     }
 
     /// Values of one token's queries over all heads of a layer.
@@ -99,6 +115,24 @@ impl ModelShape {
         for (field, given, max) in dimensions {
             PlanError::check(field, given, 1, max)?;
         }
-        PlanError::check("weight bytes", self.weight_bytes().0, 0, 1 << 56)
+        PlanError::check("weight bytes", self.weight_bytes().0, 0, 1 << 56)?;
+        PlanError::check("layer_weight_max", self.layer_weight_max.0, 0, 1 << 56)?;
+        self.weights
+            .iter()
+            .try_for_each(|line| self.check_layers(line))
+    }
+
+    /// A line's layers are all of the model's or none, and do not exceed the line.
+    fn check_layers(&self, line: &WeightLine) -> Result<(), PlanError> {
+        if line.by_layer.is_empty() {
+            return Ok(());
+        }
+        let (count, layers) = (line.by_layer.len() as u64, u64::from(self.layers));
+        PlanError::check("layers of a weight line", count, layers, layers)?;
+        let sum = line
+            .by_layer
+            .iter()
+            .fold(0, |sum: u64, bytes| sum.saturating_add(bytes.0));
+        PlanError::check("bytes of a weight line's layers", sum, 0, line.bytes.0)
     }
 }

@@ -31,6 +31,7 @@ impl fmt::Display for ModelLenReason {
             Self::AsModel => "the model's own limit",
             Self::AsAsked => "as asked",
             Self::CappedByMemory => "all that the memory holds",
+            Self::CappedByPool => "all that a KV pool of the size asked for holds",
         })
     }
 }

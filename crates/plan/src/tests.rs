@@ -2,12 +2,15 @@ use kvist_base::{Blocks, Bytes, KvDtype, Tokens, mix64};
 
 use super::*;
 
+mod elastic;
+
 /// Qwen2.5 7B Instruct as a Q4_K_M file: 28 layers, 4 of 28 heads keep K and V.
 fn seven_b() -> ModelShape {
     let weights = |label: &str, bytes: u64, kind| WeightLine {
         label: label.to_owned(),
         bytes: Bytes(bytes),
         kind,
+        by_layer: Vec::new(),
     };
     ModelShape {
         name: "Qwen2.5-7B-Instruct".to_owned(),
@@ -21,10 +24,14 @@ fn seven_b() -> ModelShape {
         vocab_len: 152_064,
         context_max: Tokens(32_768),
         weights: vec![
-            weights("Q4_K", 3_300_000_000, WeightKind::Resident),
+            WeightLine {
+                by_layer: vec![Bytes(116_000_000); 28],
+                ..weights("Q4_K", 3_300_000_000, WeightKind::Resident)
+            },
             weights("Q6_K", 1_073_446_912, WeightKind::Resident),
             weights("embedding Q4_K", 306_553_088, WeightKind::Mapped),
         ],
+        layer_weight_max: Bytes(38_000_000),
         file_bytes: Bytes(4_683_074_240),
     }
 }
@@ -45,6 +52,7 @@ fn tiny() -> ModelShape {
             label: "F16".to_owned(),
             bytes: Bytes(250_000_000),
             kind: WeightKind::Resident,
+            by_layer: Vec::new(),
         }],
         ..seven_b()
     }
@@ -110,17 +118,22 @@ fn the_lines_of_a_7b_are_what_a_pencil_says() {
         assert_eq!(bytes_of(&plan, kind), Bytes(bytes), "{kind:?}");
     }
     let fixed: u64 = expected.iter().map(|(_, bytes)| bytes).sum();
-    let blocks = (gib(8).0 - fixed) / (16 * 57_344 + 64 + 16 * 16);
+    // Whole extents of 2 MiB: the largest count of blocks whose pool and tables are within the rest.
+    let pool = |blocks: u64| (blocks * 917_504).next_multiple_of(2 << 20);
+    let blocks = (1..)
+        .take_while(|n| fixed + pool(*n) + n * 320 <= gib(8).0)
+        .last()
+        .unwrap();
     assert_eq!(u64::from(plan.kv.blocks.0), blocks);
     assert_eq!(plan.kv.block_bytes, Bytes(917_504));
-    assert_eq!(bytes_of(&plan, LineKind::KvPool), Bytes(blocks * 917_504));
+    assert_eq!(bytes_of(&plan, LineKind::KvPool), Bytes(pool(blocks)));
     assert_eq!(bytes_of(&plan, LineKind::KvTables), Bytes(blocks * 320));
     assert_eq!(
         (plan.model_len, plan.model_len_reason),
         (Tokens(32_768), ModelLenReason::AsModel)
     );
     assert!(
-        plan.total <= plan.budget && plan.budget - plan.total < plan.kv.block_bytes + Bytes(320)
+        plan.total <= plan.budget && plan.budget - plan.total < Bytes((2 << 20) + 917_504 + 320)
     );
 }
 
@@ -415,6 +428,7 @@ fn follow(
             for line in &mut model.weights {
                 let taken = surplus.min(line.bytes);
                 line.bytes = line.bytes - taken;
+                line.by_layer.clear();
                 surplus = surplus - taken;
             }
         }
@@ -471,6 +485,9 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
             KvDtype::F32
         },
         threads: small(64),
+        kv_cache: None,
+        spill: None,
+        offload: Offload::Off,
         model_len: (small(2) == 1).then(|| Tokens(small(model.context_max.0.into()))),
         memory: if small(2) == 1 {
             MemoryLimit::Fraction(f64::from(small(1000)) / 1000.0)
@@ -480,6 +497,7 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
     };
     for line in &mut model.weights {
         line.bytes = Bytes(up_to(6_000_000_000));
+        line.by_layer = vec![Bytes(line.bytes.0 / 100); model.layers as usize];
     }
     let total = Bytes::MIB * (up_to(64_000) + 64);
     let memory = MemInfo {
@@ -629,6 +647,7 @@ fn the_largest_shape_allowed_does_not_overflow() {
         context_max: Tokens(1 << 24),
         weights: vec![WeightLine {
             bytes: Bytes(1 << 56),
+            by_layer: Vec::new(),
             ..seven_b().weights[0].clone()
         }],
         ..seven_b()

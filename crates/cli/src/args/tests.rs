@@ -62,6 +62,7 @@ fn every_limit_has_its_flag() {
         block_size: Tokens(32),
         kv_dtype: KvDtype::F32,
         threads: 2,
+        ..Limits::default()
     };
     assert_eq!(args.memory.limits(&args.batch, &machine()), expected);
     let share = serve("kvist serve --gpu-memory-utilization 0.4 --ctx auto");
