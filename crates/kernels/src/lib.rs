@@ -29,7 +29,7 @@ pub use attention::{
     SequenceSpan, kv_write, paged_attention,
 };
 pub use isa::Isa;
-pub use matmul::{Epilogue, Product, matmul};
+pub use matmul::{Epilogue, FedProduct, PanelFeed, Product, matmul, matmul_fed};
 pub use norm::rms_norm;
 pub use panel::{PANEL_ROWS, PanelMatrix, pack_panel, packed_bytes, panel_bytes};
 pub use pool::Pool;

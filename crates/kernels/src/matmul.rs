@@ -13,9 +13,14 @@
 //!
 //! Then the bias is added, then (for [`Epilogue::Accumulate`]) the old output.
 
+mod fed;
 mod scalar;
 #[cfg(test)]
 mod tests;
+
+pub use fed::{FedProduct, PanelFeed, matmul_fed};
+
+use std::ops::Range;
 
 use kvist_base::QuantFormat;
 
@@ -112,34 +117,71 @@ pub fn matmul(isa: Isa, pool: &Pool, product: &Product<'_>, x: &Activations, out
 
 /// All panels of one tile, one after the other.
 fn multiply_tile(isa: Isa, product: &Product<'_>, x: &Activations, tile: &mut TileMut<'_>) {
-    let tokens = x.rows(tile.first_row(), tile.rows());
     let mut results = [[0.0; PANEL_ROWS]; TILE_TOKENS];
-    let results = &mut results[..tile.rows()];
+    let finish = Finish {
+        bias: product.bias,
+        epilogue: product.epilogue,
+    };
     for offset in (0..tile.columns()).step_by(PANEL_ROWS) {
-        let first = tile.first_column() + offset;
         let panel = Panel {
             format: product.weights.format(),
             cols: product.weights.cols(),
-            data: product.weights.panel(first / PANEL_ROWS),
+            data: product
+                .weights
+                .panel((tile.first_column() + offset) / PANEL_ROWS),
         };
-        match isa.tier() {
-            Tier::Scalar => scalar::multiply_panel(panel, tokens, results),
-            #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 => x86::multiply_panel(isa, panel, tokens, results),
+        let part = TilePart {
+            rows: 0..tile.rows(),
+            offset,
+        };
+        multiply_part(isa, (panel, finish), x, (tile, part), &mut results);
+    }
+}
+
+/// What becomes of the sums of a product.
+#[derive(Clone, Copy)]
+struct Finish<'a> {
+    bias: Option<&'a [f32]>,
+    epilogue: Epilogue,
+}
+
+/// One panel's columns of some rows of a tile.
+struct TilePart {
+    /// Rows of the tile, at most [`TILE_TOKENS`].
+    rows: Range<usize>,
+    /// The panel's first column in the tile.
+    offset: usize,
+}
+
+/// One panel for some tokens. `results` is memory to work in: a tile's panels share it.
+fn multiply_part(
+    isa: Isa,
+    (panel, finish): (Panel<'_>, Finish<'_>),
+    x: &Activations,
+    (tile, part): (&mut TileMut<'_>, TilePart),
+    results: &mut [[f32; PANEL_ROWS]; TILE_TOKENS],
+) {
+    let TilePart { rows, offset } = part;
+    let results = &mut results[..rows.len()];
+    let tokens = x.rows(tile.first_row() + rows.start, rows.len());
+    match isa.tier() {
+        Tier::Scalar => scalar::multiply_panel(panel, tokens, results),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 => x86::multiply_panel(isa, panel, tokens, results),
+    }
+    let columns = offset..tile.columns().min(offset + PANEL_ROWS);
+    let first = tile.first_column() + offset;
+    for (row, result) in rows.zip(results) {
+        let out = &mut tile.row_mut(row)[columns.clone()];
+        if let Some(bias) = finish.bias {
+            result
+                .iter_mut()
+                .zip(&bias[first..])
+                .for_each(|(y, bias)| *y += bias);
         }
-        let columns = offset..tile.columns().min(offset + PANEL_ROWS);
-        for (token, result) in results.iter_mut().enumerate() {
-            let out = &mut tile.row_mut(token)[columns.clone()];
-            if let Some(bias) = product.bias {
-                result
-                    .iter_mut()
-                    .zip(&bias[first..])
-                    .for_each(|(y, bias)| *y += bias);
-            }
-            match product.epilogue {
-                Epilogue::Store => out.copy_from_slice(&result[..out.len()]),
-                Epilogue::Accumulate => out.iter_mut().zip(result).for_each(|(out, y)| *out += *y),
-            }
+        match finish.epilogue {
+            Epilogue::Store => out.copy_from_slice(&result[..out.len()]),
+            Epilogue::Accumulate => out.iter_mut().zip(result).for_each(|(out, y)| *out += *y),
         }
     }
 }

@@ -333,6 +333,63 @@ fn bias_and_residual_are_added_in_this_order() {
     }
 }
 
+/// Panels as a file would give them, some of which are missing.
+struct Shelf<'a> {
+    weights: &'a Weights,
+    missing: Option<usize>,
+}
+
+impl PanelFeed for Shelf<'_> {
+    fn panel(&self, index: usize, _: usize, multiply: &mut dyn FnMut(&[u8])) {
+        if self.missing != Some(index) {
+            multiply(self.weights.matrix().panel(index));
+        }
+    }
+}
+
+#[test]
+fn panels_from_a_feed_give_the_bits_of_panels_in_memory() {
+    for format in QuantFormat::ALL {
+        let (rows, cols) = (70, 256);
+        let weights = Weights::noise(format, rows, cols);
+        let bias = noise(rows, 2);
+        for (threads, tokens) in [(1, 1), (2, 5), (3, 2 * TILE_TOKENS + 3)] {
+            let (isa, pool) = (Isa::detect(), pool(threads));
+            let x = noise(tokens * cols, 3);
+            let resident = Product {
+                bias: Some(&bias),
+                epilogue: Epilogue::Accumulate,
+                ..weights.store()
+            };
+            let expected = product(isa, &pool, &resident, &x);
+            let mut acts = Activations::with_capacity(0, 0);
+            let values = Rows { values: &x, cols };
+            acts.prepare(isa, &pool, act_format(format), values);
+            for missing in [None, Some(2)] {
+                let feed = Shelf {
+                    weights: &weights,
+                    missing,
+                };
+                let fed = FedProduct {
+                    format,
+                    rows,
+                    cols,
+                    feed: &feed,
+                    bias: resident.bias,
+                    epilogue: resident.epilogue,
+                };
+                let mut out = vec![7.0; tokens * rows];
+                matmul_fed(isa, &pool, &fed, &acts, &mut out);
+                for (i, (out, expected)) in out.iter().zip(&expected).enumerate() {
+                    let is_missing = missing == Some(i % rows / PANEL_ROWS);
+                    let expected = if is_missing { 7.0 } else { *expected };
+                    assert_eq!(out.to_bits(), expected.to_bits(), "{format} element {i}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_value_that_is_no_number_reaches_every_result() {
     for format in QuantFormat::ALL {
