@@ -1,5 +1,6 @@
 //! A model file, or the files of a split model, as one thing.
 
+use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,6 +62,72 @@ impl Part {
 pub struct TensorData {
     mapping: Arc<Mapping>,
     range: Range<usize>,
+    path: Arc<Path>,
+}
+
+impl TensorData {
+    /// Copies bytes from `at` on, counted from the tensor's first. Reads the file, not the mapping:
+    /// no page of it becomes this process's memory.
+    ///
+    /// # Errors
+    /// When the range is not inside the tensor, or the file cannot be read or has been truncated.
+    pub fn read_at(&self, at: usize, out: &mut [u8]) -> io::Result<()> {
+        let is_inside = at
+            .checked_add(out.len())
+            .is_some_and(|end| end <= self.range.len());
+        if !is_inside {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "{} bytes at {at} of a tensor of {}",
+                    out.len(),
+                    self.range.len()
+                ),
+            ));
+        }
+        self.mapping.read_at(self.range.start + at, out)
+    }
+
+    /// Asks the system to begin reading the part of the tensor that lies in `part` into its cache
+    /// of the file, and does not wait for it.
+    ///
+    /// # Errors
+    /// When the system refuses; reading works all the same.
+    pub fn will_need(&self, part: Range<usize>) -> io::Result<()> {
+        let start = self.range.start + part.start.min(self.range.len());
+        let end = self.range.start + part.end.min(self.range.len());
+        if start >= end {
+            return Ok(());
+        }
+        self.mapping.will_need(start..end)
+    }
+
+    /// Checks that the file was not written to since it was opened.
+    ///
+    /// # Errors
+    /// [`WeightsError::Changed`] names the file.
+    pub fn check_unchanged(&self) -> Result<(), WeightsError> {
+        check_unchanged(&self.mapping, &self.path)
+    }
+
+    /// The file it is in.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn check_unchanged(mapping: &Mapping, path: &Path) -> Result<(), WeightsError> {
+    let unchanged = mapping.is_unchanged().map_err(|source| WeightsError::Io {
+        path: path.to_path_buf(),
+        action: "ask for the size",
+        source,
+    })?;
+    if unchanged {
+        Ok(())
+    } else {
+        let path = path.to_path_buf();
+        Err(WeightsError::Changed { path })
+    }
 }
 
 impl AsRef<[u8]> for TensorData {
@@ -157,6 +224,7 @@ impl GgufFile {
         Ok(TensorData {
             mapping: Arc::clone(mapping),
             range,
+            path: Arc::clone(&tensor.path),
         })
     }
 
@@ -173,17 +241,28 @@ impl GgufFile {
     /// # Errors
     /// [`WeightsError::Changed`] names the file.
     pub fn check_unchanged(&self) -> Result<(), WeightsError> {
-        for (mapping, path) in self.mappings.iter().zip(&self.paths) {
-            let unchanged = mapping.is_unchanged().map_err(|source| WeightsError::Io {
-                path: path.clone(),
-                action: "ask for the size",
-                source,
-            })?;
-            if !unchanged {
-                return Err(WeightsError::Changed { path: path.clone() });
-            }
-        }
-        Ok(())
+        self.mappings
+            .iter()
+            .zip(&self.paths)
+            .try_for_each(|(mapping, path)| check_unchanged(mapping, path))
+    }
+
+    /// Takes the files' mapped pages out of this process's memory, such as those the header was read
+    /// from. Views stay valid; pages come back when they are looked at.
+    ///
+    /// # Errors
+    /// [`WeightsError::Io`] when the system refuses.
+    pub fn release(&self) -> Result<(), WeightsError> {
+        self.mappings
+            .iter()
+            .zip(&self.paths)
+            .try_for_each(|(mapping, path)| {
+                mapping.release().map_err(|source| WeightsError::Io {
+                    path: path.clone(),
+                    action: "release pages",
+                    source,
+                })
+            })
     }
 
     /// Size of all files.

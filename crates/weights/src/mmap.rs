@@ -6,14 +6,20 @@
 //! it is safe: the mapping keeps the old one. Nothing here depends on mapped bytes for memory
 //! safety: names, keys and offsets are copied out and checked once, and every view is re-checked
 //! against the length the file had when it was mapped.
+//!
+//! Pages that were looked at count as this process's memory until the system or [`Mapping::release`]
+//! takes them back. Weights in bulk are therefore read with [`Mapping::read_at`], which copies from
+//! the system's cache of the file, leaves nothing behind, and answers a truncated file with an error.
 #![allow(unsafe_code)]
 
 use std::fs::{self, File, FileType};
 use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use crate::error::WeightsError;
 
@@ -69,6 +75,25 @@ impl Mapping {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map
+    }
+
+    /// Copies bytes of the file from `at` on without touching the mapping.
+    pub(crate) fn read_at(&self, at: usize, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, at as u64)
+    }
+
+    /// Asks the system to begin reading a range into its cache of the file. Does not wait for it.
+    pub(crate) fn will_need(&self, range: Range<usize>) -> io::Result<()> {
+        self.map
+            .advise_range(Advice::WillNeed, range.start, range.len())
+    }
+
+    /// Takes the mapping's pages out of this process's memory. They stay in the system's cache of
+    /// the file while there is room; a later look at them faults them in again.
+    pub(crate) fn release(&self) -> io::Result<()> {
+        // SAFETY: the mapping is shared and read-only, so no page holds anything but the file's own
+        // bytes, which the next access brings back: views see what they saw before.
+        unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) }
     }
 }
 
