@@ -3,8 +3,10 @@
 use kvist_base::{Bytes, QuantFormat};
 use thiserror::Error;
 
-/// Why a device refused. Only `OutOfMemory` and `BadWeight` can be caused from outside; the others
-/// are faults of the code that built the operations.
+use crate::SourceError;
+
+/// Why a device refused. `OutOfMemory`, `BadWeight`, `Unreadable` and `Threads` can be caused from
+/// outside; the others are faults of the code that built the operations.
 #[derive(Debug, Error)]
 #[allow(missing_docs)] // the messages are the documentation
 pub enum DeviceError {
@@ -36,8 +38,14 @@ pub enum DeviceError {
         limit: usize,
         given: usize,
     },
-    #[error("{op}: the weight was kept as a mapped table and is not a matrix")]
+    #[error("{op}: the weight was kept as a table of the file and is not a matrix")]
     NotAMatrix { op: &'static str },
+    #[error("{op}: the weight is streamed for products and is not a table")]
+    NotATable { op: &'static str },
+    #[error("a weight cannot be read: {0}")]
+    Unreadable(#[source] SourceError),
+    #[error("the thread that reads weights ahead has ended")]
+    ReadAheadEnded,
     #[error("worker threads cannot be started: {0}")]
     Threads(#[source] std::io::Error),
 }

@@ -10,7 +10,7 @@ mod error;
 mod ops;
 
 pub use batch::{ForwardBatch, SequenceSpan};
-pub use cpu::{CpuDevice, CpuOptions};
+pub use cpu::{CpuDevice, CpuOptions, stream_buffer_bytes};
 pub use error::DeviceError;
 pub use kvist_kernels::RopeStyle;
 pub use kvist_kernels::quant::decode_row;
@@ -21,6 +21,7 @@ pub use ops::{
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvist_base::{BlockId, Bytes, QuantFormat};
 
@@ -35,8 +36,57 @@ pub struct Caps {
     pub threads: usize,
 }
 
-/// Bytes of a weight as a file stores them; cheap to clone, keeps its file mapped.
-pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+/// What goes wrong with the bytes of a weight: names the file.
+pub type SourceError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The bytes of a weight, where its file has them.
+pub trait WeightBytes: Send + Sync {
+    /// How many there are.
+    fn byte_len(&self) -> usize;
+
+    /// Copies bytes from `at` on.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are not there any more.
+    fn read_at(&self, at: usize, out: &mut [u8]) -> Result<(), SourceError>;
+
+    /// Advice that a part will be read soon. Must not wait for it to be read.
+    fn will_need(&self, part: Range<usize>);
+
+    /// Checks that the bytes are still those that were given to the device.
+    ///
+    /// # Errors
+    /// When the file has been written to.
+    fn check(&self) -> Result<(), SourceError>;
+}
+
+/// Bytes in memory: nothing to wait for, nothing that changes.
+impl WeightBytes for Vec<u8> {
+    fn byte_len(&self) -> usize {
+        self.len()
+    }
+
+    fn read_at(&self, at: usize, out: &mut [u8]) -> Result<(), SourceError> {
+        let end = at.checked_add(out.len());
+        match end.and_then(|end| self.get(at..end)) {
+            Some(bytes) => out.copy_from_slice(bytes),
+            None => {
+                let (given, limit) = (out.len(), self.len());
+                return Err(format!("{given} bytes at {at} of {limit}").into());
+            }
+        }
+        Ok(())
+    }
+
+    fn will_need(&self, _: Range<usize>) {}
+
+    fn check(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+/// Bytes of a weight; cheap to clone, keeps its file open.
+pub type SharedBytes = Arc<dyn WeightBytes>;
 
 /// A weight as a file stores it.
 #[derive(Clone)]
@@ -57,12 +107,26 @@ pub enum Residence {
     /// Repacked once into the device's own layout: for matrix products, and for lookups into a
     /// table that is also used as a matrix.
     Packed,
-    /// Left as the file has it, mapped: for tables of which a step reads a few rows.
+    /// Left in the file, of which lookups read their rows: for tables of which a step needs few.
     Mapped,
+    /// Left in the file; products read and repack it panel by panel as they go. For matrices that
+    /// memory has no room for. Results have the same bits as those of [`Residence::Packed`].
+    Streamed,
+}
+
+/// What streaming weights has cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Bytes of weights read from files for products.
+    pub bytes_read: Bytes,
+    /// Panels read and repacked.
+    pub panels: u64,
+    /// Time spent in reads, copying included, summed over threads.
+    pub read_time: Duration,
 }
 
 /// Bytes a weight takes as [`Residence::Packed`] on the CPU, `None` when its columns are not whole
-/// quant blocks. Mapped weights take none: their pages belong to the file.
+/// quant blocks. The other residences take none: their pages belong to the file.
 pub fn packed_weight_bytes(format: QuantFormat, rows: usize, cols: usize) -> Option<Bytes> {
     kvist_kernels::packed_bytes(format, rows, cols).map(Bytes::of_len)
 }
@@ -70,9 +134,9 @@ pub fn packed_weight_bytes(format: QuantFormat, rows: usize, cols: usize) -> Opt
 /// What a device holds, by purpose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceMemory {
-    /// Packed weights. Mapped ones belong to their file.
+    /// Packed weights. Others are in their files.
     pub weights: Bytes,
-    /// The ring that streamed weights are packed into; nothing when none are.
+    /// Memory that panels of streamed weights are made in; nothing when none are.
     pub stream_ring: Bytes,
     /// Buffers by label, in the order the labels were first used.
     pub buffers: Vec<(&'static str, Bytes)>,
@@ -155,7 +219,13 @@ pub trait Device: Send {
 
     /// Sizes the device's own scratch for steps of up to `tokens_max` rows through the weights
     /// prepared so far, so that no step allocates.
-    fn reserve(&mut self, tokens_max: usize);
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`].
+    fn reserve(&mut self, tokens_max: usize) -> Result<(), DeviceError>;
+
+    /// What streaming weights has cost since the device was made.
+    fn stream_stats(&self) -> StreamStats;
 
     /// Copies values into the front of an f32 buffer.
     ///

@@ -449,9 +449,9 @@ fn memory_is_told_by_purpose() {
     u32s(&mut device, &[0; 7]);
     f32s(&mut device, &[0.0; 20]);
     weight(&mut device, (16, 64), Residence::Packed);
-    device.reserve(4);
+    device.reserve(4).expect("memory");
     let scratch = device.memory().scratch;
-    device.reserve(8);
+    device.reserve(8).expect("memory");
     let kv = device.alloc_kv(KV).expect("memory");
     let memory = device.memory();
     let labels = [("test values", Bytes(480)), ("test ids", Bytes(28))];
@@ -688,7 +688,7 @@ fn a_weight_must_have_the_bytes_its_shape_says() {
         bytes: Arc::new(vec![0u8; len]),
     };
     for (rows, cols, len) in [(2, 32, 35), (2, 33, 36), (usize::MAX, 32, 36)] {
-        for residence in [Residence::Packed, Residence::Mapped] {
+        for residence in [Residence::Packed, Residence::Mapped, Residence::Streamed] {
             let refused = device.prepare(source(rows, cols, len), residence);
             assert!(matches!(refused, Err(DeviceError::BadWeight { .. })));
         }

@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use kvist_base::{Blocks, Tokens};
 use kvist_device::{CpuDevice, CpuOptions, Device, DeviceError, KvReaders, KvSpec};
 use kvist_kernels::Isa;
-use kvist_model::{DecoderConfig, ModelError, StepShape};
+use kvist_model::{DecoderConfig, ModelError, Placement, StepShape};
 use kvist_plan::{Limits, Machine, ModelShape, Plan, PlanError};
 use kvist_sample::Sampler;
 use kvist_sched::{ConfigError, PoolCounts, Scheduler, SchedulerConfig};
@@ -341,7 +341,7 @@ impl Loaded {
             sequences_max: batch.sequences_max,
             tables_max: batch.tables_max,
         };
-        let model = kvist_model::load(file, &mut device, shape)?;
+        let model = kvist_model::load(file, &mut device, shape, &Placement::default())?;
         let pool = PoolShape {
             block_size,
             blocks_total,

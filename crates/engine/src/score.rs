@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kvist_base::{BlockId, KvDtype, TokenId, Tokens};
 use kvist_device::{CpuDevice, CpuOptions, Device, KvCache, KvReaders, KvSpec};
 use kvist_kernels::Isa;
-use kvist_model::{DecoderConfig, Model, ModelError, StepShape};
+use kvist_model::{DecoderConfig, Model, ModelError, Placement, StepShape};
 use kvist_plan::{Given, PlanError, PlanLimit};
 use kvist_text::{SpecialText, TextError, Tokenizer, encode_prompt};
 use kvist_weights::GgufFile;
@@ -110,7 +110,7 @@ impl Scorer {
             sequences_max: STEP_ROWS,
             tables_max: blocks.len(),
         };
-        let model = kvist_model::load(&file, &mut device, shape)?;
+        let model = kvist_model::load(&file, &mut device, shape, &Placement::default())?;
         let batch = BatchScratch::new(BatchLimits {
             block_size: BLOCK_SIZE,
             tokens_max: STEP_ROWS,

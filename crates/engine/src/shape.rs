@@ -68,7 +68,7 @@ fn weights(file: &GgufFile, layers: usize) -> Result<Weights, LoadError> {
                 let label = format!("{part} {format}");
                 match residence {
                     Residence::Mapped => (part, label, WeightKind::Mapped, weight.tensor.bytes),
-                    Residence::Packed => {
+                    Residence::Packed | Residence::Streamed => {
                         // The reader has proven that rows are whole quant blocks.
                         let bytes = packed_weight_bytes(format, rows, cols).unwrap_or_default();
                         (part, label, WeightKind::Resident, bytes)

@@ -2,18 +2,55 @@
 //! and accounted for.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 
-use kvist_device::{Buf, BufSpec, Device, Element, Residence, SharedBytes, Weight, WeightSource};
-use kvist_weights::{GgufFile, TensorInfo};
+use kvist_device::{
+    Buf, BufSpec, Device, Element, Residence, SharedBytes, SourceError, Weight, WeightBytes,
+    WeightSource,
+};
+use kvist_weights::{GgufFile, TensorData, TensorInfo, WeightsError};
 
 use crate::error::ModelError;
+use crate::family::Placement;
+
+/// A tensor of a file as the source of a weight.
+struct FileBytes(TensorData);
+
+impl WeightBytes for FileBytes {
+    fn byte_len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn read_at(&self, at: usize, out: &mut [u8]) -> Result<(), SourceError> {
+        let path = || self.0.path().to_path_buf();
+        self.0.read_at(at, out).map_err(|source| {
+            let action = "read weights";
+            WeightsError::Io {
+                path: path(),
+                action,
+                source,
+            }
+            .into()
+        })
+    }
+
+    fn will_need(&self, part: Range<usize>) {
+        // Advice: what it would have brought, reading brings too.
+        let _ = self.0.will_need(part);
+    }
+
+    fn check(&self) -> Result<(), SourceError> {
+        Ok(self.0.check_unchanged()?)
+    }
+}
 
 /// Hands out tensors of one file as weights of one device.
 pub(crate) struct Binder<'a> {
     file: &'a GgufFile,
     device: &'a mut dyn Device,
     architecture: &'static str,
+    placement: &'a Placement,
     bound: BTreeSet<String>,
 }
 
@@ -21,23 +58,26 @@ impl<'a> Binder<'a> {
     pub(crate) fn new(
         file: &'a GgufFile,
         device: &'a mut dyn Device,
-        architecture: &'static str,
+        (architecture, placement): (&'static str, &'a Placement),
     ) -> Self {
         Self {
             file,
             device,
             architecture,
+            placement,
             bound: BTreeSet::new(),
         }
     }
 
-    /// A matrix of `rows` output and `cols` input features.
-    pub(crate) fn matrix(
+    /// A matrix of `rows` output and `cols` input features, part of a layer.
+    pub(crate) fn layer_matrix(
         &mut self,
+        layer: usize,
         name: &str,
         shape: (usize, usize),
     ) -> Result<Weight, ModelError> {
-        self.weight(name, shape, Residence::Packed)
+        let residence = self.placement.of_layer(layer);
+        self.weight(name, shape, residence)
     }
 
     /// The embedding table and the output head: one weight when the file ties them.
@@ -53,7 +93,7 @@ impl<'a> Binder<'a> {
         }
         Ok((
             self.weight(TABLE, shape, Residence::Mapped)?,
-            self.matrix(HEAD, shape)?,
+            self.weight(HEAD, shape, Residence::Packed)?,
         ))
     }
 
@@ -135,7 +175,7 @@ impl<'a> Binder<'a> {
         residence: Residence,
     ) -> Result<Weight, ModelError> {
         let tensor = self.find(name, shape)?;
-        let bytes: SharedBytes = Arc::new(self.file.data(tensor)?);
+        let bytes: SharedBytes = Arc::new(FileBytes(self.file.data(tensor)?));
         let source = WeightSource {
             format: tensor.format()?,
             rows: shape.0,

@@ -51,7 +51,8 @@ impl Layer {
         let (dim, ffn, q_dim, kv_dim) =
             (config.dim, config.ffn_dim, config.q_dim(), config.kv_dim());
         let mut linear = |part: &str, rows: usize, cols: usize, bias: QkvBias| {
-            let weight = binder.matrix(&name(&format!("{part}.weight")), (rows, cols))?;
+            let weight =
+                binder.layer_matrix(idx, &name(&format!("{part}.weight")), (rows, cols))?;
             let bias_name = name(&format!("{part}.bias"));
             let bias = match bias {
                 QkvBias::Required => Some(binder.vector(&bias_name, rows)?),
@@ -70,9 +71,9 @@ impl Layer {
             v,
             attn_out,
             ffn_norm: binder.vector(&name("ffn_norm.weight"), dim)?,
-            gate: binder.matrix(&name("ffn_gate.weight"), (ffn, dim))?,
-            up: binder.matrix(&name("ffn_up.weight"), (ffn, dim))?,
-            down: binder.matrix(&name("ffn_down.weight"), (dim, ffn))?,
+            gate: binder.layer_matrix(idx, &name("ffn_gate.weight"), (ffn, dim))?,
+            up: binder.layer_matrix(idx, &name("ffn_up.weight"), (ffn, dim))?,
+            down: binder.layer_matrix(idx, &name("ffn_down.weight"), (dim, ffn))?,
         })
     }
 }
@@ -108,7 +109,7 @@ impl Trunk {
         }
         let inv_freq = binder.upload(&inv_freq)?;
         let buffers = StepBuffers::alloc(binder.device(), &config, shape)?;
-        binder.device().reserve(shape.tokens_max);
+        binder.device().reserve(shape.tokens_max)?;
         Ok(Self {
             config,
             buffers,

@@ -43,6 +43,8 @@ pub enum ModelError {
         name: String,
         architecture: &'static str,
     },
+    #[error("layer {given} is to be streamed, but the model has {limit}")]
+    NoSuchLayer { given: u32, limit: usize },
     #[error("a step of {given} {what} exceeds the {limit} it was planned for")]
     StepTooLarge {
         what: &'static str,

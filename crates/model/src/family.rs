@@ -55,8 +55,46 @@ pub fn open(file: &GgufFile) -> Result<DecoderConfig, ModelError> {
 pub struct WeightUse<'a> {
     /// The tensor.
     pub tensor: &'a TensorInfo,
-    /// `None` for vectors, which become small f32 buffers.
+    /// `None` for vectors, which become small f32 buffers. Matrices of layers are packed unless a
+    /// [`Placement`] streams them.
     pub residence: Option<Residence>,
+}
+
+/// Which weights stay in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// Layers whose matrices are streamed from the file, ascending.
+    pub streamed_layers: Vec<u32>,
+}
+
+impl Placement {
+    /// Where the matrices of a layer are.
+    pub(crate) fn of_layer(&self, layer: usize) -> Residence {
+        let is_streamed = self
+            .streamed_layers
+            .iter()
+            .any(|streamed| *streamed as usize == layer);
+        if is_streamed {
+            Residence::Streamed
+        } else {
+            Residence::Packed
+        }
+    }
+
+    /// Every layer named must be there: a plan for another model would stream too little.
+    pub(crate) fn check(&self, layers: usize) -> Result<(), ModelError> {
+        match self
+            .streamed_layers
+            .iter()
+            .find(|layer| **layer as usize >= layers)
+        {
+            Some(layer) => Err(ModelError::NoSuchLayer {
+                given: *layer,
+                limit: layers,
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Every tensor of the file with how loading will keep it: what a plan needs to know.

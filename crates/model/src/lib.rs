@@ -16,7 +16,7 @@ mod step;
 
 pub use config::{DecoderConfig, Rope, RopeScaling};
 pub use error::ModelError;
-pub use family::{Architecture, WeightUse, open, weight_uses};
+pub use family::{Architecture, Placement, WeightUse, open, weight_uses};
 pub use parts::{WeightPart, layer_of};
 pub use step::StepShape;
 
@@ -45,7 +45,8 @@ pub trait Model: Send {
     fn logits(&self) -> Buf;
 }
 
-/// Binds a file's tensors to `device` and allocates what one step of `shape` needs.
+/// Binds a file's tensors to `device`, each where `placement` has it, and allocates what one step of
+/// `shape` needs.
 ///
 /// # Errors
 /// [`ModelError`] names the tensor or key at fault, and what was expected.
@@ -53,12 +54,15 @@ pub fn load(
     file: &GgufFile,
     device: &mut dyn Device,
     shape: StepShape,
+    placement: &Placement,
 ) -> Result<Box<dyn Model>, ModelError> {
     let config = open(file)?;
+    placement.check(config.layers)?;
+    let how = (shape, placement);
     match config.architecture {
         Architecture::Llama | Architecture::SmolLm3 => {
-            Ok(Box::new(llama::Llama::load(file, device, config, shape)?))
+            Ok(Box::new(llama::Llama::load(file, device, config, how)?))
         }
-        Architecture::Qwen2 => Ok(Box::new(qwen2::Qwen2::load(file, device, config, shape)?)),
+        Architecture::Qwen2 => Ok(Box::new(qwen2::Qwen2::load(file, device, config, how)?)),
     }
 }

@@ -9,7 +9,7 @@ use crate::binding::Binder;
 use crate::blocks::{Layer, QkvBias, Rotation, Trunk};
 use crate::config::DecoderConfig;
 use crate::error::ModelError;
-use crate::family::Architecture;
+use crate::family::{Architecture, Placement};
 use crate::step::StepShape;
 
 /// GGUF files of this family store q and k with their rows permuted so that a rotated pair is adjacent.
@@ -26,9 +26,9 @@ impl Llama {
         file: &GgufFile,
         device: &mut dyn Device,
         config: DecoderConfig,
-        shape: StepShape,
+        (shape, placement): (StepShape, &Placement),
     ) -> Result<Self, ModelError> {
-        let mut binder = Binder::new(file, device, config.architecture.name());
+        let mut binder = Binder::new(file, device, (config.architecture.name(), placement));
         let layers = (0..config.layers)
             .map(|idx| {
                 let layer = Layer::bind(&mut binder, &config, (idx, QkvBias::Optional))?;

@@ -9,6 +9,7 @@ use crate::binding::Binder;
 use crate::blocks::{Layer, QkvBias, Rotation, Trunk};
 use crate::config::DecoderConfig;
 use crate::error::ModelError;
+use crate::family::Placement;
 use crate::step::StepShape;
 
 #[derive(Debug)]
@@ -22,9 +23,9 @@ impl Qwen2 {
         file: &GgufFile,
         device: &mut dyn Device,
         config: DecoderConfig,
-        shape: StepShape,
+        (shape, placement): (StepShape, &Placement),
     ) -> Result<Self, ModelError> {
-        let mut binder = Binder::new(file, device, config.architecture.name());
+        let mut binder = Binder::new(file, device, (config.architecture.name(), placement));
         let layers = (0..config.layers)
             .map(|idx| Layer::bind(&mut binder, &config, (idx, QkvBias::Required)))
             .collect::<Result<_, ModelError>>()?;

@@ -1,29 +1,11 @@
 //! One function an operation: check sizes and indices at the door, then trust the kernel.
 
-use kvist_kernels::{self as kernels, ActFormat, Product, act_format, for_each_chunk};
+use kvist_kernels::{self as kernels, for_each_chunk};
 
+use super::CpuDevice;
 use super::slabs::{Lent, front};
-use super::{CpuDevice, Prepared, Scratch};
 use crate::error::DeviceError;
-use crate::ops::{Buf, Epilogue, MatmulOp, Op, RopeOp, Weight};
-
-/// Which buffer the scratch activations were made from, and how.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct PreparedInput {
-    buf: Buf,
-    format: ActFormat,
-    n: usize,
-    cols: usize,
-}
-
-impl Scratch {
-    /// `buf` is about to change: what was prepared from it is stale.
-    pub(super) fn forget(&mut self, buf: Buf) {
-        if self.prepared.is_some_and(|prepared| prepared.buf == buf) {
-            self.prepared = None;
-        }
-    }
-}
+use crate::ops::{Buf, Op, RopeOp};
 
 impl CpuDevice {
     pub(super) fn execute(&mut self, op: &Op) -> Result<(), DeviceError> {
@@ -80,7 +62,7 @@ impl CpuDevice {
     }
 
     /// Runs `f` with `out` taken from the buffers, and puts it back whatever happens.
-    fn writing(
+    pub(super) fn writing(
         &mut self,
         op: &'static str,
         out: Buf,
@@ -93,7 +75,12 @@ impl CpuDevice {
         result
     }
 
-    fn f32(&self, op: &'static str, buf: Buf, len: usize) -> Result<&[f32], DeviceError> {
+    pub(super) fn f32(
+        &self,
+        op: &'static str,
+        buf: Buf,
+        len: usize,
+    ) -> Result<&[f32], DeviceError> {
         front(op, buf, self.slabs.f32(op, buf)?, len)
     }
 
@@ -116,36 +103,6 @@ impl CpuDevice {
         }
     }
 
-    fn embed(
-        &self,
-        table: Weight,
-        tokens: Buf,
-        out: &mut Lent,
-        n: usize,
-    ) -> Result<(), DeviceError> {
-        let dim = table.cols;
-        let tokens = self.indices("embed", tokens, (n, "token", table.rows))?;
-        let rows = out
-            .front("embed", n * dim)?
-            .chunks_exact_mut(dim)
-            .zip(tokens);
-        match &self.weights[table.idx as usize] {
-            Prepared::Packed(_) => {
-                let matrix = self.matrix("embed", table)?;
-                rows.for_each(|(row, token)| matrix.decode_row(*token as usize, row));
-            }
-            Prepared::Mapped(bytes) => {
-                let bytes: &[u8] = (**bytes).as_ref();
-                let row_bytes = bytes.len() / table.rows;
-                for (row, token) in rows {
-                    let start = *token as usize * row_bytes;
-                    kernels::quant::decode_row(table.format, &bytes[start..start + row_bytes], row);
-                }
-            }
-        }
-        Ok(())
-    }
-
     fn rms_norm(
         &self,
         (x, weight): (Buf, Buf),
@@ -163,71 +120,6 @@ impl CpuDevice {
                 kernels::rms_norm(self.isa, &x[i * dim..(i + 1) * dim], weight, eps, row);
             },
         );
-        Ok(())
-    }
-
-    fn matmul(&mut self, op: &MatmulOp) -> Result<(), DeviceError> {
-        self.prepare_input(op)?;
-        self.writing("matmul", op.out, |device, out| {
-            let weights = match &device.weights[op.weight.idx as usize] {
-                Prepared::Packed(data) => kernels::PanelMatrix::new(
-                    op.weight.format,
-                    op.weight.rows,
-                    op.weight.cols,
-                    data,
-                ),
-                Prepared::Mapped(_) => None,
-            };
-            let weights = weights.ok_or(DeviceError::NotAMatrix { op: "matmul" })?;
-            let rows = op.weight.rows;
-            let bias = match op.bias {
-                Some(bias) => Some(front(
-                    "matmul",
-                    bias,
-                    device.slabs.f32("matmul", bias)?,
-                    rows,
-                )?),
-                None => None,
-            };
-            let epilogue = match op.epilogue {
-                Epilogue::Store => kernels::Epilogue::Store,
-                Epilogue::Accumulate => kernels::Epilogue::Accumulate,
-            };
-            let product = Product {
-                weights,
-                bias,
-                epilogue,
-            };
-            let out = out.front("matmul", op.n * rows)?;
-            kernels::matmul(
-                device.isa,
-                &device.pool,
-                &product,
-                &device.scratch.activations,
-                out,
-            );
-            Ok(())
-        })
-    }
-
-    /// Quantises the product's input, unless the last product had the same one.
-    fn prepare_input(&mut self, op: &MatmulOp) -> Result<(), DeviceError> {
-        let cols = op.weight.cols;
-        let format = act_format(op.weight.format);
-        let wanted = PreparedInput {
-            buf: op.x,
-            format,
-            n: op.n,
-            cols,
-        };
-        if self.scratch.prepared != Some(wanted) {
-            let values = front("matmul", op.x, self.slabs.f32("matmul", op.x)?, op.n * cols)?;
-            let rows = kernels::Rows { values, cols };
-            self.scratch
-                .activations
-                .prepare(self.isa, &self.pool, format, rows);
-            self.scratch.prepared = Some(wanted);
-        }
         Ok(())
     }
 

@@ -5,23 +5,26 @@ mod arena;
 mod exec;
 mod extents;
 mod kv;
+mod product;
 mod slabs;
+mod stream;
+mod weights;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use kvist_base::{BlockId, Bytes};
-use kvist_kernels::{
-    Activations, Isa, PANEL_ROWS, PanelMatrix, Pool, for_each_chunk, pack_panel, packed_bytes,
-    panel_bytes,
-};
+use kvist_kernels::{Activations, Isa, Pool};
 
 use crate::cpu::arena::Arena;
 use crate::cpu::kv::KvPool;
 use crate::cpu::slabs::{Slab, Slabs};
+use crate::cpu::stream::Stream;
+pub use crate::cpu::stream::stream_buffer_bytes;
+use crate::cpu::weights::Prepared;
 use crate::error::DeviceError;
 use crate::ops::{Buf, BufSpec, Element, KvCache, KvSpec, Op, Weight};
-use crate::{Caps, Device, DeviceMemory, Residence, SequenceSpan, SharedBytes, WeightSource};
+use crate::{Caps, Device, DeviceMemory, Residence, SequenceSpan, StreamStats, WeightSource};
 
 /// How to set up the CPU.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,7 @@ pub struct CpuDevice {
     caps: Caps,
     slabs: Slabs,
     weights: Vec<Prepared>,
+    stream: Stream,
     kv_pools: Vec<KvPool>,
     scratch: Scratch,
     /// Widest input of any product.
@@ -47,19 +51,15 @@ pub struct CpuDevice {
     buffers: Vec<(&'static str, Bytes)>,
 }
 
-/// A weight as this device keeps it.
-enum Prepared {
-    Packed(Arena<u8>),
-    Mapped(SharedBytes),
-}
-
 /// Memory of one operation, kept between them.
 struct Scratch {
     /// The input of the last product, in the form its kernel reads: q, k and v, or gate and up,
     /// share one preparation.
     activations: Activations,
     activation_bytes: Bytes,
-    prepared: Option<exec::PreparedInput>,
+    prepared: Option<product::PreparedInput>,
+    /// One row of the widest table that lookups read from its file.
+    table_row: Vec<u8>,
     spans: Vec<kvist_kernels::SequenceSpan>,
 }
 
@@ -80,11 +80,13 @@ impl CpuDevice {
             },
             slabs: Slabs::default(),
             weights: Vec::new(),
+            stream: Stream::default(),
             kv_pools: Vec::new(),
             scratch: Scratch {
                 activations: Activations::with_capacity(0, 0),
                 activation_bytes: Bytes::ZERO,
                 prepared: None,
+                table_row: Vec::new(),
                 spans: Vec::new(),
             },
             pool,
@@ -92,49 +94,6 @@ impl CpuDevice {
             weight_bytes: Bytes::ZERO,
             buffers: Vec::new(),
         })
-    }
-
-    fn pack(&self, source: &WeightSource, raw: &[u8]) -> Result<Arena<u8>, DeviceError> {
-        let sizes = (
-            packed_bytes(source.format, source.rows, source.cols),
-            panel_bytes(source.format, source.cols),
-            source.format.row_bytes(source.cols),
-        );
-        let (Some(packed_len), Some(panel_len), Some(row_len)) = sizes else {
-            return Err(bad_weight(source, raw.len()));
-        };
-        let mut packed = Arena::new("packed weights", packed_len)?;
-        for_each_chunk(&self.pool, &mut packed, panel_len, &|panel, out| {
-            let first = panel * PANEL_ROWS;
-            let rows = PANEL_ROWS.min(source.rows - first);
-            let raw_rows = &raw[first * row_len..(first + rows) * row_len];
-            pack_panel(source.format, raw_rows, source.cols, out);
-        });
-        Ok(packed)
-    }
-
-    /// The prepared weight as a matrix for the kernels.
-    fn matrix(&self, op: &'static str, weight: Weight) -> Result<PanelMatrix<'_>, DeviceError> {
-        match &self.weights[weight.idx as usize] {
-            Prepared::Packed(data) => {
-                PanelMatrix::new(weight.format, weight.rows, weight.cols, data)
-            }
-            Prepared::Mapped(_) => None,
-        }
-        .ok_or(DeviceError::NotAMatrix { op })
-    }
-}
-
-fn bad_weight(source: &WeightSource, given: usize) -> DeviceError {
-    DeviceError::BadWeight {
-        format: source.format,
-        rows: source.rows,
-        cols: source.cols,
-        expected: source
-            .format
-            .row_bytes(source.cols)
-            .and_then(|row| row.checked_mul(source.rows)),
-        given,
     }
 }
 
@@ -147,7 +106,7 @@ impl Device for CpuDevice {
         let pools = || self.kv_pools.iter();
         DeviceMemory {
             weights: self.weight_bytes,
-            stream_ring: Bytes::ZERO,
+            stream_ring: self.stream.held(),
             buffers: self.buffers.clone(),
             scratch: self.scratch.activation_bytes + pools().map(KvPool::scratch).sum(),
             kv_reserved: pools().map(KvPool::reserved).sum(),
@@ -203,37 +162,19 @@ impl Device for CpuDevice {
         source: WeightSource,
         residence: Residence,
     ) -> Result<Weight, DeviceError> {
-        let raw: &[u8] = (*source.bytes).as_ref();
-        let expected = source
-            .format
-            .row_bytes(source.cols)
-            .and_then(|row| row.checked_mul(source.rows));
-        if expected != Some(raw.len()) {
-            return Err(bad_weight(&source, raw.len()));
-        }
-        let prepared = match residence {
-            Residence::Packed => {
-                let packed = self.pack(&source, raw)?;
-                self.weight_bytes += Bytes::of_len(packed.len());
-                self.cols_max = self.cols_max.max(source.cols);
-                Prepared::Packed(packed)
-            }
-            Residence::Mapped => Prepared::Mapped(source.bytes),
-        };
-        self.weights.push(prepared);
-        Ok(Weight {
-            idx: handle(self.weights.len() - 1),
-            rows: source.rows,
-            cols: source.cols,
-            format: source.format,
-        })
+        self.take_weight(source, residence)
     }
 
-    fn reserve(&mut self, tokens_max: usize) {
+    fn reserve(&mut self, tokens_max: usize) -> Result<(), DeviceError> {
         self.scratch.activations = Activations::with_capacity(tokens_max, self.cols_max);
         self.scratch.prepared = None;
         let bytes = Activations::bytes_for(tokens_max, self.cols_max);
         self.scratch.activation_bytes = Bytes::of_len(bytes);
+        self.stream.settle(self.pool.threads())
+    }
+
+    fn stream_stats(&self) -> StreamStats {
+        self.stream.stats()
     }
 
     fn write_f32(&mut self, buf: Buf, values: &[f32]) -> Result<(), DeviceError> {
@@ -278,7 +219,13 @@ impl Device for CpuDevice {
     }
 
     fn run(&mut self, ops: &[Op]) -> Result<(), DeviceError> {
-        ops.iter().try_for_each(|op| self.execute(op))
+        self.stream
+            .begin((ops, &self.weights), self.pool.threads())?;
+        let result = ops.iter().try_for_each(|op| self.execute(op));
+        if result.is_err() {
+            self.stream.lose_place();
+        }
+        result
     }
 }
 

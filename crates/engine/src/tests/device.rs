@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use kvist_base::{BlockId, Bytes};
 use kvist_device::{
     Buf, BufSpec, Caps, Device, DeviceError, DeviceMemory, KvCache, KvSpec, Op, Residence,
-    SequenceSpan, Weight, WeightSource,
+    SequenceSpan, StreamStats, Weight, WeightSource,
 };
 
 /// Closed at first.
@@ -151,8 +151,12 @@ impl Device for TroubledDevice {
         self.inner.prepare(from, residence)
     }
 
-    fn reserve(&mut self, tokens_max: usize) {
-        self.inner.reserve(tokens_max);
+    fn reserve(&mut self, tokens_max: usize) -> Result<(), DeviceError> {
+        self.inner.reserve(tokens_max)
+    }
+
+    fn stream_stats(&self) -> StreamStats {
+        self.inner.stream_stats()
     }
 
     fn write_f32(&mut self, buf: Buf, values: &[f32]) -> Result<(), DeviceError> {
