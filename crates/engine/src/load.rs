@@ -321,6 +321,7 @@ impl Loaded {
             chunk_max: options.chunk_max,
             model_len_max: plan.model_len,
             prefix_caching: options.prefix_caching,
+            partial_hits: false,
             watermark: Blocks(blocks_total.0 / 100),
         })?;
         let kv = device.alloc_kv(KvSpec {

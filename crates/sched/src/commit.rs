@@ -1,11 +1,11 @@
 //! Commit: what a step did becomes what is known and computed.
 
-use kvist_base::FinishReason;
+use kvist_base::{FinishReason, SeqId};
 
-use crate::kv::{FullBlock, Indexed, Parent};
+use crate::kv::{BlockPool, FullBlock, Indexed, Parent};
 use crate::plan::{Chunk, ChunkOutcome, StepOutcome, StepPlan};
 use crate::scheduler::Scheduler;
-use crate::sequence::{FinishedSequence, SequenceState};
+use crate::sequence::{FinishedSequence, Sequence, SequenceState};
 
 impl Scheduler {
     /// Takes in what the step did: computed spans, new tokens, ends. Blocks that became full are
@@ -23,6 +23,9 @@ impl Scheduler {
             "one outcome for each chunk"
         );
         self.take_in(&plan);
+        self.totals.copied_blocks += plan.copies.len() as u64;
+        let copied = plan.begun.iter().map(|begun| u64::from(begun.copied_len.0));
+        self.totals.copied_tokens += copied.sum::<u64>();
         let mut finished = Vec::new();
         for (chunk, outcome) in plan.chunks.iter().zip(outcome.chunks) {
             finished.extend(self.commit_chunk(chunk, outcome));
@@ -33,7 +36,8 @@ impl Scheduler {
     }
 
     /// Takes back a plan that was not carried out, or not to its end: nothing of it counts as
-    /// computed. Its sequences keep their blocks and get the same spans again.
+    /// computed. Its sequences keep their blocks and get the same spans again; those that began
+    /// with content the step was to put in place wait again instead.
     ///
     /// # Panics
     /// The plan is not the latest one of this scheduler.
@@ -42,6 +46,10 @@ impl Scheduler {
         for chunk in &plan.chunks {
             assert_eq!(self.live(chunk.seq).computed_len, chunk.start);
         }
+        for begun in &plan.begun {
+            self.undo_begin(begun);
+        }
+        self.check_sums();
         self.keep_spare(plan);
     }
 
@@ -113,13 +121,7 @@ impl Scheduler {
             let start = block_idx * block_size;
             let full = FullBlock {
                 hash: sequence.chain[block_idx],
-                parent: match block_idx.checked_sub(1) {
-                    None => Parent::Root(sequence.cache_root),
-                    Some(before) => {
-                        let content = self.pool.content_of(sequence.table.blocks()[before]);
-                        Parent::Content(content.expect("blocks are indexed in order"))
-                    }
-                },
+                parent: parent_at(&self.pool, sequence, block_idx),
                 tokens: &sequence.tokens[start..start + block_size],
             };
             match self.pool.index(&mut sequence.table, block_idx, &full) {
@@ -133,6 +135,38 @@ impl Scheduler {
                 }
             }
             sequence.indexed_count += 1;
+        }
+    }
+
+    /// Indexes what is computed of a running sequence's last block, which it is about to give back.
+    pub(crate) fn index_tail(&mut self, id: SeqId) {
+        if self.hasher.is_none() || !self.config.partial_hits {
+            return;
+        }
+        let block_size = self.config.block_size.len();
+        let sequence = self
+            .sequences
+            .get(&id)
+            .expect("only live sequences give back");
+        let computed_len = sequence.computed_len.len();
+        let full_count = computed_len / block_size;
+        let is_chained = sequence.indexed_count == full_count;
+        let tokens = &sequence.tokens[full_count * block_size..computed_len];
+        if is_chained && !tokens.is_empty() {
+            let parent = parent_at(&self.pool, sequence, full_count);
+            let block = sequence.table.blocks()[full_count];
+            self.pool.index_tail(block, parent, tokens);
+        }
+    }
+}
+
+/// What comes before a block of a sequence, all of it indexed.
+fn parent_at(pool: &BlockPool, sequence: &Sequence, block_idx: usize) -> Parent {
+    match block_idx.checked_sub(1) {
+        None => Parent::Root(sequence.cache_root),
+        Some(before) => {
+            let content = pool.content_of(sequence.table.blocks()[before]);
+            Parent::Content(content.expect("blocks are indexed in order"))
         }
     }
 }

@@ -25,6 +25,9 @@ pub struct SchedulerConfig {
     pub model_len_max: Tokens,
     /// Whether full blocks are indexed by content and reused.
     pub prefix_caching: bool,
+    /// Whether a part of a block is reused too, by copying: needs `prefix_caching`, and a device that
+    /// carries out `StepPlan::copies`.
+    pub partial_hits: bool,
     /// Blocks an admission leaves unpromised, so that running sequences can grow a little before
     /// one must be preempted. Waived when nothing runs.
     pub watermark: Blocks,

@@ -14,9 +14,10 @@
 //! preemption are the same thing seen from different starts.
 //!
 //! KV memory is a pool of blocks. A block is in exactly one of three states: *free* (no content
-//! worth keeping), *held* (in at least one block table) or *cached* (full, indexed by its content,
-//! in no table; evictable). See `kv` for how blocks are shared.
+//! worth keeping), *held* (in at least one block table) or *cached* (indexed by its content, in no
+//! table; evictable). See `kv` for how blocks are shared.
 
+mod begin;
 mod commit;
 mod config;
 mod kv;

@@ -2,6 +2,8 @@
 
 use kvist_base::{FinishReason, SeqId, TokenId, Tokens};
 
+use crate::kv::BlockCopy;
+
 /// A span of one sequence to compute in one step.
 ///
 /// ```text
@@ -38,7 +40,19 @@ pub struct StepPlan {
     pub(crate) step: u64,
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) preempted: Vec<SeqId>,
+    pub(crate) copies: Vec<BlockCopy>,
+    pub(crate) begun: Vec<Begun>,
     pub(crate) token_count: Tokens,
+}
+
+/// A sequence that begins in a step with content that the step has yet to put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Begun {
+    pub(crate) seq: SeqId,
+    /// Whether it begins for the first time.
+    pub(crate) is_first: bool,
+    /// Tokens it finds in a copied block.
+    pub(crate) copied_len: Tokens,
 }
 
 impl StepPlan {
@@ -52,6 +66,12 @@ impl StepPlan {
     /// every token they have.
     pub fn preempted(&self) -> &[SeqId] {
         &self.preempted
+    }
+
+    /// Blocks to copy before anything is computed, whole; their order does not matter. A destination
+    /// is not a source, and no chunk of the step writes to a source before it is read.
+    pub fn copies(&self) -> &[BlockCopy] {
+        &self.copies
     }
 
     /// The sum of all chunks' `token_count`.

@@ -2,16 +2,20 @@
 
 use kvist_base::{Blocks, SeqId, Tokens};
 
-use crate::kv::PrefixHit;
-use crate::plan::{Chunk, StepPlan};
+use crate::kv::BlockCopy;
+use crate::plan::{Begun, Chunk, StepPlan};
 use crate::queue::Arrival;
 use crate::scheduler::Scheduler;
 use crate::sequence::SequenceState;
 
 /// A plan being made.
-struct Draft {
+#[derive(Default)]
+pub(crate) struct Draft {
     chunks: Vec<Chunk>,
     preempted: Vec<SeqId>,
+    /// Their sources are pinned until the plan is made.
+    pub(crate) copies: Vec<BlockCopy>,
+    pub(crate) begun: Vec<Begun>,
     tokens_left: Tokens,
 }
 
@@ -37,8 +41,8 @@ impl Scheduler {
         );
         let mut draft = Draft {
             chunks: std::mem::take(&mut self.spare_chunks),
-            preempted: Vec::new(),
             tokens_left: self.config.step_tokens_max,
+            ..Draft::default()
         };
         assert!(draft.chunks.is_empty());
         self.plan_running(&mut draft);
@@ -57,6 +61,8 @@ impl Scheduler {
             step: self.step,
             chunks: draft.chunks,
             preempted: draft.preempted,
+            copies: draft.copies,
+            begun: draft.begun,
             token_count: self.config.step_tokens_max - draft.tokens_left,
         }
     }
@@ -133,25 +139,26 @@ impl Scheduler {
             let Some(id) = self.waiting.oldest() else {
                 break;
             };
-            let (hit, is_whole) = self.prefix_hit(id);
-            if !self.has_room(id, &hit, promised) {
+            let Some(hit) = self.fitting_hit(id, promised) else {
                 // Strictly first come, first served: a smaller one does not overtake, or the large
                 // one could wait for ever.
                 break;
-            }
-            self.totals.last_block_recomputes += u64::from(is_whole);
-            self.begin(id, &hit);
+            };
+            self.begin(id, &hit, draft);
             let chunk = self.next_chunk(id, draft.tokens_left);
             let is_secured = self.try_secure(&chunk, &mut draft.preempted);
             assert!(
                 is_secured && draft.preempted.is_empty(),
-                "has_room counted the blocks"
+                "fitting_hit counted the blocks"
             );
             draft.push(chunk);
             let sequence = self.live(id);
             promised += sequence
                 .blocks_known(self.config.block_size)
                 .saturating_sub(sequence.table.count());
+        }
+        for copy in &draft.copies {
+            self.pool.unpin(copy.from);
         }
     }
 
@@ -166,63 +173,5 @@ impl Scheduler {
                 .saturating_sub(sequence.table.count())
         };
         self.running.iter().map(missing).sum()
-    }
-
-    /// The cached beginning of a waiting sequence, and whether all of it is cached.
-    ///
-    /// The last token is always computed, for its logits. Its block is then written to, so it cannot
-    /// be a shared one: the hit ends before it.
-    fn prefix_hit(&self, id: SeqId) -> (PrefixHit, bool) {
-        let sequence = self.live(id);
-        assert_eq!(sequence.state, SequenceState::Waiting);
-        let mut hit = self
-            .pool
-            .longest(sequence.cache_root, &sequence.chain, &sequence.tokens);
-        let block_size = self.config.block_size.len();
-        let is_whole = hit.shorten((sequence.tokens.len() - 1) / block_size);
-        assert!(hit.blocks.len() * block_size < sequence.tokens.len());
-        (hit, is_whole)
-    }
-
-    /// Whether all that is known of a waiting sequence can be computed without a preemption.
-    fn has_room(&self, id: SeqId, hit: &PrefixHit, promised: Blocks) -> bool {
-        let known = self.live(id).blocks_known(self.config.block_size);
-        assert!(hit.count() <= known);
-        if self.running.is_empty() {
-            // Alone it fits, and the watermark has nobody to protect.
-            assert!(known <= self.pool.counts().total);
-            return true;
-        }
-        let available = self.pool.counts().available() - self.pool.cached_among(&hit.blocks);
-        let missing = known - hit.count();
-        let wanted = missing
-            .checked_add(promised)
-            .and_then(|n| n.checked_add(self.config.watermark));
-        wanted.is_some_and(|wanted| wanted <= available)
-    }
-
-    /// Waiting to running, from the end of the prefix hit.
-    fn begin(&mut self, id: SeqId, hit: &PrefixHit) {
-        let sequence = self
-            .sequences
-            .get_mut(&id)
-            .expect("queues name live sequences");
-        assert_eq!(sequence.computed_len, Tokens::ZERO);
-        assert_eq!(sequence.indexed_count, 0);
-        self.pool.share(&mut sequence.table, hit);
-        let hit_len = hit.count().capacity(self.config.block_size);
-        let hit_len = hit_len.expect("a hit is shorter than its sequence");
-        assert!(hit_len < sequence.known_len());
-        sequence.computed_len = hit_len;
-        sequence.prefix_hit_len = hit_len;
-        sequence.indexed_count = hit.blocks.len();
-        sequence.state = SequenceState::Running;
-        if self.config.prefix_caching && sequence.first_hit_len.is_none() {
-            self.totals.prefix_query_tokens += u64::from(sequence.prompt_len.0);
-            self.totals.prefix_hit_tokens += u64::from(hit_len.0);
-        }
-        sequence.first_hit_len.get_or_insert(hit_len);
-        self.waiting.remove(sequence.arrival, id);
-        self.running.insert(sequence.arrival, id);
     }
 }

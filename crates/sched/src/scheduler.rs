@@ -57,11 +57,15 @@ pub struct Totals {
     pub prefix_hit_tokens: u64,
     /// Cached blocks overwritten with other content.
     pub evictions: u64,
-    /// Times all of a sequence was cached, and its last block was computed again for the logits of
-    /// its last token.
+    /// Times all of a sequence was cached, and its whole last block was computed again for the logits
+    /// of its last token.
     pub last_block_recomputes: u64,
     /// Blocks given back because another sequence had computed the same content.
     pub merged_blocks: u64,
+    /// Blocks copied because a sequence goes on from within them.
+    pub copied_blocks: u64,
+    /// Tokens that were not computed thanks to these copies.
+    pub copied_tokens: u64,
     /// Blocks moved to lower ids when the pool was made smaller.
     pub moved_blocks: u64,
     /// Times a full block stayed out of the prefix index because another content has its hash.
@@ -294,6 +298,14 @@ impl Scheduler {
 
     /// Running to waiting: the blocks go back, all of it is to be computed again.
     pub(crate) fn take_back(&mut self, id: SeqId) {
+        self.index_tail(id);
+        self.stop_running(id);
+        self.live_mut(id).preempted_count += 1;
+        self.totals.preemptions += 1;
+    }
+
+    /// Gives a running sequence's blocks back and lets it wait.
+    pub(crate) fn stop_running(&mut self, id: SeqId) {
         let sequence = self
             .sequences
             .get_mut(&id)
@@ -303,13 +315,12 @@ impl Scheduler {
         sequence.computed_len = Tokens::ZERO;
         sequence.indexed_count = 0;
         sequence.state = SequenceState::Waiting;
-        sequence.preempted_count += 1;
         self.running.remove(sequence.arrival, id);
         self.waiting.insert(sequence.arrival, id);
-        self.totals.preemptions += 1;
     }
 
     pub(crate) fn finish(&mut self, id: SeqId, reason: FinishReason) -> FinishedSequence {
+        self.index_tail(id);
         let sequence = self
             .sequences
             .remove(&id)

@@ -52,8 +52,10 @@ pub(super) enum Found {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     content: ContentId,
-    hash: ChainHash,
+    /// `None`: the block is a tail.
+    hash: Option<ChainHash>,
     parent: Parent,
+    len: usize,
 }
 
 type ByHash<K, V> = HashMap<K, V, BuildHasherDefault<HashedBits>>;
@@ -64,8 +66,9 @@ pub(super) struct PrefixIndex {
     by_hash: ByHash<ChainHash, BlockId>,
     /// By block id; `None`: the block is not indexed.
     entries: Vec<Option<Entry>>,
-    /// Indexed blocks that come next after a prefix, how many.
-    child_counts: ByHash<Parent, u32>,
+    /// Indexed blocks that come next after a prefix, in order of their tokens. No list is empty, and
+    /// no tail is the beginning of a sibling.
+    children: ByHash<Parent, Vec<BlockId>>,
     /// `[limit][block_size]`.
     tokens: Vec<TokenId>,
     block_size: Tokens,
@@ -79,7 +82,7 @@ impl PrefixIndex {
         let mut index = Self {
             by_hash: HashMap::default(),
             entries: Vec::new(),
-            child_counts: HashMap::default(),
+            children: HashMap::default(),
             tokens: Vec::new(),
             block_size,
             content_count: 0,
@@ -99,9 +102,8 @@ impl PrefixIndex {
         self.tokens.shrink_to_fit();
         self.by_hash.shrink_to(limit.len());
         self.by_hash.reserve(limit.len() - self.by_hash.len());
-        self.child_counts.shrink_to(limit.len());
-        self.child_counts
-            .reserve(limit.len() - self.child_counts.len());
+        self.children.shrink_to(limit.len());
+        self.children.reserve(limit.len() - self.children.len());
     }
 
     pub(super) fn contains(&self, id: BlockId) -> bool {
@@ -122,7 +124,7 @@ impl PrefixIndex {
         let entry = self.entries[id.idx()]
             .as_ref()
             .expect("every hash leads to an indexed block");
-        assert_eq!(entry.hash, full.hash);
+        assert_eq!(entry.hash, Some(full.hash));
         if entry.parent == full.parent && self.tokens_of(id) == full.tokens {
             Found::Same(id)
         } else {
@@ -136,60 +138,138 @@ impl PrefixIndex {
         self.by_hash.get(&full.hash).copied()
     }
 
+    /// The indexed block that has the most tokens in common with what comes after `parent`, and how
+    /// many; `None` if there is none.
+    pub(super) fn closest(&self, parent: Parent, tokens: &[TokenId]) -> Option<(BlockId, usize)> {
+        // In the order of tokens, it is next to where these tokens would be.
+        let siblings = self.children.get(&parent)?;
+        let place = siblings.partition_point(|id| self.tokens_of(*id) < tokens);
+        let around = siblings[place.saturating_sub(1)..].iter().take(2);
+        let common = around.map(|id| (*id, common_len(self.tokens_of(*id), tokens)));
+        common
+            .rev()
+            .max_by_key(|(_, len)| *len)
+            .filter(|(_, len)| *len > 0)
+    }
+
+    /// Whether an indexed block after `parent` begins with `tokens`.
+    pub(super) fn has_beginning(&self, parent: Parent, tokens: &[TokenId]) -> bool {
+        let closest = self.closest(parent, tokens);
+        closest.is_some_and(|(_, len)| len == tokens.len())
+    }
+
+    /// The tail after `parent` that is the beginning of `tokens`.
+    pub(super) fn tail_within(&self, parent: Parent, tokens: &[TokenId]) -> Option<BlockId> {
+        // Whatever is between a beginning and the whole begins the same, so it would be no tail.
+        let siblings = self.children.get(&parent)?;
+        let place = siblings.partition_point(|id| self.tokens_of(*id) < tokens);
+        let before = siblings[..place].last().copied()?;
+        tokens.starts_with(self.tokens_of(before)).then_some(before)
+    }
+
     pub(super) fn insert(&mut self, id: BlockId, full: &FullBlock<'_>) {
-        assert!(!self.contains(id), "an indexed block was indexed again");
-        let content = ContentId(self.content_count);
-        self.content_count += 1;
-        *self.child_counts.entry(full.parent).or_default() += 1;
+        assert_eq!(full.tokens.len(), self.block_size.len());
         let replaced = self.by_hash.insert(full.hash, id);
         assert_eq!(replaced, None, "one hash, one block");
-        let start = id.idx() * self.block_size.len();
-        self.tokens[start..start + self.block_size.len()].copy_from_slice(full.tokens);
-        self.entries[id.idx()] = Some(Entry {
+        let entry = self.entry(full.parent, full.tokens);
+        self.place(
+            id,
+            full.tokens,
+            Entry {
+                hash: Some(full.hash),
+                ..entry
+            },
+        );
+    }
+
+    /// Indexes the beginning of a block. It is never a parent.
+    pub(super) fn insert_tail(&mut self, id: BlockId, parent: Parent, tokens: &[TokenId]) {
+        assert!((1..self.block_size.len()).contains(&tokens.len()));
+        assert!(!self.has_beginning(parent, tokens));
+        let entry = self.entry(parent, tokens);
+        self.place(id, tokens, entry);
+    }
+
+    fn entry(&mut self, parent: Parent, tokens: &[TokenId]) -> Entry {
+        let content = ContentId(self.content_count);
+        self.content_count += 1;
+        Entry {
             content,
-            hash: full.hash,
-            parent: full.parent,
-        });
+            hash: None,
+            parent,
+            len: tokens.len(),
+        }
+    }
+
+    fn place(&mut self, id: BlockId, tokens: &[TokenId], entry: Entry) {
+        assert!(!self.contains(id), "an indexed block was indexed again");
+        assert_eq!(self.tail_within(entry.parent, tokens), None);
+        let start = id.idx() * self.block_size.len();
+        self.tokens[start..start + tokens.len()].copy_from_slice(tokens);
+        self.entries[id.idx()] = Some(entry);
+        let siblings = self.children.remove(&entry.parent);
+        let mut siblings = siblings.unwrap_or_default();
+        let place = siblings.partition_point(|other| self.tokens_of(*other) < tokens);
+        siblings.insert(place, id);
+        self.children.insert(entry.parent, siblings);
     }
 
     pub(super) fn remove(&mut self, id: BlockId) {
-        let entry = self.entries[id.idx()]
-            .take()
-            .expect("only indexed blocks are removed");
+        let (parent, place) = self.place_of(id);
+        let entry = self.entries[id.idx()].take();
+        let entry = entry.expect("only indexed blocks are removed");
         assert!(
-            !self
-                .child_counts
-                .contains_key(&Parent::Content(entry.content)),
+            !self.children.contains_key(&Parent::Content(entry.content)),
             "eviction would orphan a block"
         );
-        let removed = self.by_hash.remove(&entry.hash);
-        assert_eq!(removed, Some(id));
-        let siblings = self.child_counts.get_mut(&entry.parent);
-        let siblings = siblings.expect("a child was counted");
-        *siblings -= 1;
-        if *siblings == 0 {
-            self.child_counts.remove(&entry.parent);
+        if let Some(hash) = entry.hash {
+            let removed = self.by_hash.remove(&hash);
+            assert_eq!(removed, Some(id));
         }
+        let siblings = self.children.get_mut(&parent);
+        let siblings = siblings.expect("an indexed block is a child");
+        siblings.remove(place);
+        if siblings.is_empty() {
+            self.children.remove(&parent);
+        }
+    }
+
+    /// The parent of an indexed block, and its place among the siblings.
+    fn place_of(&self, id: BlockId) -> (Parent, usize) {
+        let entry = self.entries[id.idx()].expect("only indexed blocks have a parent");
+        let siblings = &self.children[&entry.parent];
+        let place = siblings.partition_point(|other| self.tokens_of(*other) < self.tokens_of(id));
+        assert_eq!(siblings.get(place), Some(&id));
+        (entry.parent, place)
     }
 
     /// The content of `from` is in `to` now.
     pub(super) fn relocate(&mut self, from: BlockId, to: BlockId) {
         assert!(!self.contains(to));
-        let Some(entry) = self.entries[from.idx()].take() else {
+        if !self.contains(from) {
             return;
-        };
+        }
+        let (parent, place) = self.place_of(from);
+        let siblings = self.children.get_mut(&parent);
+        siblings.expect("an indexed block is a child")[place] = to;
+        let entry = self.entries[from.idx()].take();
+        let hash = entry.and_then(|entry| entry.hash);
+        self.entries[to.idx()] = entry;
         let size = self.block_size.len();
         let start = from.idx() * size;
         self.tokens
             .copy_within(start..start + size, to.idx() * size);
-        let replaced = self.by_hash.insert(entry.hash, to);
-        assert_eq!(replaced, Some(from));
-        self.entries[to.idx()] = Some(entry);
+        if let Some(hash) = hash {
+            let replaced = self.by_hash.insert(hash, to);
+            assert_eq!(replaced, Some(from));
+        }
     }
 
+    /// The tokens of an indexed block; fewer than `block_size` if it is a tail.
     fn tokens_of(&self, id: BlockId) -> &[TokenId] {
+        let len = self.entries[id.idx()].map_or(0, |entry| entry.len);
         let start = id.idx() * self.block_size.len();
-        &self.tokens[start..start + self.block_size.len()]
+        &self.tokens[start..start + len]
     }
 
     /// Root and tokens of the whole prefix that ends with this block, for checking.
@@ -214,6 +294,11 @@ impl PrefixIndex {
             }
         }
     }
+}
+
+fn common_len(one: &[TokenId], other: &[TokenId]) -> usize {
+    let pairs = one.iter().zip(other);
+    pairs.take_while(|(one, other)| one == other).count()
 }
 
 /// Takes bits that are mixed already as they are. Fixed, so that no run differs from another.

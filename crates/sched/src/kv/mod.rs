@@ -11,7 +11,7 @@
 //!                     evict (at once held again), reset
 //! ```
 //!
-//! A block becomes indexed when all its positions are computed, and then never changes until it is
+//! A block is indexed when all its positions are computed, and then never changes until it is
 //! evicted. That is why it may be in several tables at once. Three rules keep the index sound:
 //!
 //! 1. The indexed blocks form a forest: the parent of an indexed block is indexed. A table holds a
@@ -20,6 +20,9 @@
 //! 2. One content, one block. When two sequences computed the same block at the same time, the
 //!    second to be indexed gives its own back and holds the first (`Indexed::Merged`). A content
 //!    has a number of its own (`ContentId`), so that it stays itself when it moves to another block.
+//!    A block that was computed in part when its sequence let go of it is indexed as a *tail*, unless
+//!    another begins the same: it is never shared, never a parent, and copied by whoever goes on
+//!    from there.
 //! 3. A hit compares the parent and the tokens. The hash only finds the candidate: a collision, even
 //!    a made one, costs a miss and cannot serve foreign content.
 

@@ -197,6 +197,27 @@ impl BlockPool {
         }
     }
 
+    /// Where a block has the beginning of what follows a hit; `tokens` are what could be used of it,
+    /// less than a block.
+    pub(crate) fn tail_after(
+        &self,
+        root: u64,
+        hit: &PrefixHit,
+        tokens: &[TokenId],
+    ) -> Option<Tail> {
+        assert!(tokens.len() < self.block_size.len());
+        let parent = match hit.blocks.last() {
+            None => Parent::Root(root),
+            Some(last) => Parent::Content(self.index.content_of(*last)?),
+        };
+        let (block, len) = self.index.closest(parent, tokens)?;
+        let len = u32::try_from(len).expect("less than a block");
+        Some(Tail {
+            block,
+            len: Tokens(len),
+        })
+    }
+
     /// How many of these blocks are cached, so that holding them leaves fewer available.
     pub(crate) fn cached_among(&self, ids: &[BlockId]) -> Blocks {
         let cached = ids
@@ -215,6 +236,17 @@ impl BlockPool {
             self.hold(id);
             table.push(id);
         }
+    }
+
+    /// Keeps a block as it is until `unpin`, whoever else lets go of it.
+    pub(crate) fn pin(&mut self, id: BlockId) {
+        self.hold(id);
+    }
+
+    /// As if it had been used just now.
+    pub(crate) fn unpin(&mut self, id: BlockId) {
+        assert!(self.index.contains(id));
+        self.drop_hold(id);
     }
 
     /// Appends blocks until the table has room for `target` tokens; free ones first, then cached
@@ -271,6 +303,7 @@ impl BlockPool {
         assert!(!self.index.contains(own));
         match self.index.find(full) {
             Found::Nothing => {
+                self.drop_tail_within(full.parent, full.tokens);
                 self.index.insert(own, full);
                 Indexed::Added
             }
@@ -282,6 +315,26 @@ impl BlockPool {
                 Indexed::Merged
             }
             Found::Collision => Indexed::Collided,
+        }
+    }
+
+    /// Indexes the beginning of a block that its only table is about to give back, unless another
+    /// block begins the same.
+    pub(crate) fn index_tail(&mut self, id: BlockId, parent: Parent, tokens: &[TokenId]) {
+        assert_eq!(self.blocks[id.idx()].holders, 1);
+        if !self.index.has_beginning(parent, tokens) {
+            self.drop_tail_within(parent, tokens);
+            self.index.insert_tail(id, parent, tokens);
+        }
+    }
+
+    /// Makes a tail free that the content about to be indexed begins with.
+    fn drop_tail_within(&mut self, parent: Parent, tokens: &[TokenId]) {
+        if let Some(id) = self.index.tail_within(parent, tokens) {
+            let removed = self.cached.remove(&self.blocks[id.idx()].cached_at);
+            assert_eq!(removed, Some(id), "no table has a tail");
+            self.index.remove(id);
+            self.free.insert(id.0);
         }
     }
 
@@ -366,7 +419,18 @@ impl BlockPool {
 /// Indexed blocks that hold the beginning of a sequence.
 #[derive(Debug, Default)]
 pub(crate) struct PrefixHit {
+    /// Whole blocks, to be shared.
     pub(crate) blocks: Vec<BlockId>,
+    /// A part of one more, to be copied.
+    pub(crate) tail: Option<Tail>,
+}
+
+/// The beginning of an indexed block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tail {
+    pub(crate) block: BlockId,
+    /// At least one, and less than a block.
+    pub(crate) len: Tokens,
 }
 
 impl PrefixHit {
@@ -377,6 +441,7 @@ impl PrefixHit {
         is_longer
     }
 
+    /// Blocks to share.
     pub(crate) fn count(&self) -> Blocks {
         Blocks(u32::try_from(self.blocks.len()).expect("a hit holds no more than the pool has"))
     }

@@ -154,6 +154,43 @@ impl ModelPool {
         position.map(|idx| BlockId(idx as u32))
     }
 
+    /// The block that begins most like what follows `tokens[..start]`, and for how many tokens.
+    fn closest(&self, tokens: &[TokenId], start: usize) -> Option<usize> {
+        let contents = self.content.iter().flatten();
+        let follows = contents.filter(|content| {
+            content.len() > start
+                && content.len() <= start + self.block_size
+                && content[..start] == tokens[..start]
+        });
+        let common = follows.map(|content| {
+            let pairs = content[start..].iter().zip(&tokens[start..]);
+            pairs.take_while(|(one, other)| one == other).count()
+        });
+        common.max().filter(|len| *len > 0)
+    }
+
+    /// Drops the tail that `prefix` continues; false if something continues `prefix` itself.
+    fn make_way(&mut self, prefix: &[TokenId]) -> bool {
+        let start = (prefix.len() - 1) / self.block_size * self.block_size;
+        for id in (0..self.content.len() as u32).map(BlockId) {
+            let Some(content) = &self.content[id.idx()] else {
+                continue;
+            };
+            if (content.len() - 1) / self.block_size * self.block_size != start {
+                continue;
+            }
+            if content.starts_with(prefix) {
+                return false;
+            }
+            if prefix.starts_with(content) {
+                self.content[id.idx()] = None;
+                self.cached.retain(|cached| *cached != id);
+                self.give_free(id);
+            }
+        }
+        true
+    }
+
     fn take(&mut self, id: BlockId, user: usize) {
         self.cached.retain(|cached| *cached != id);
         self.users[id.idx()].push(user);
@@ -237,6 +274,18 @@ impl Pair {
             .filter(|id| self.model.cached.contains(id))
             .count();
         assert_eq!(self.pool.cached_among(&hit.blocks).len(), cached);
+        let start = hit.blocks.len() * self.model.block_size;
+        let end = tokens.len().min(start + self.model.block_size - 1);
+        let tail = self.pool.tail_after(0, &hit, &tokens[start..end]);
+        let tail_len = tail.map(|tail| tail.len.len());
+        assert_eq!(tail_len, self.model.closest(&tokens[..end], start));
+        if let Some(tail) = tail {
+            let content = self.model.content[tail.block.idx()].as_ref().unwrap();
+            assert_eq!(
+                content[..start + tail.len.len()],
+                tokens[..start + tail.len.len()]
+            );
+        }
         self.pool.share(&mut user.table, &hit);
         for id in &hit.blocks {
             self.model.take(*id, user_idx);
@@ -287,13 +336,34 @@ impl Pair {
             self.model.give_back(own, user_idx);
         } else {
             assert_eq!(indexed, Indexed::Added);
+            assert!(self.model.make_way(prefix));
             self.model.content[own.idx()] = Some(prefix.to_vec());
         }
         user.indexed_count += 1;
     }
 
-    fn release(&mut self, user_idx: usize) {
+    /// Gives a user's blocks back, the last one perhaps as a tail of `tail_len` tokens.
+    fn release(&mut self, user_idx: usize, tail_len: usize) {
         let user = std::mem::take(&mut self.users[user_idx]);
+        let (full, start) = (
+            user.indexed_count,
+            user.indexed_count * self.model.block_size,
+        );
+        let end = user.tokens.len().min(start + tail_len);
+        if full < user.table.blocks().len() && end > start {
+            let parent = match full {
+                0 => Parent::Root(0),
+                _ => {
+                    let before = user.table.blocks()[full - 1];
+                    Parent::Content(self.pool.content_of(before).unwrap())
+                }
+            };
+            let id = user.table.blocks()[full];
+            self.pool.index_tail(id, parent, &user.tokens[start..end]);
+            if self.model.make_way(&user.tokens[..end]) {
+                self.model.content[id.idx()] = Some(user.tokens[..end].to_vec());
+            }
+        }
         for id in user.table.blocks().iter().rev() {
             self.model.give_back(*id, user_idx);
         }
@@ -341,7 +411,7 @@ fn the_pool_agrees_with_a_plain_model() {
                     pair.extend(user_idx, len as usize);
                 }
                 5..=7 => pair.index_next(user_idx),
-                8 => pair.release(user_idx),
+                8 => pair.release(user_idx, rng.between(0, block_size - 1) as usize),
                 9 if rng.one_in(4) => {
                     let keep = rng.between(0, 4);
                     pair.pool.drop_cached(Blocks(keep));
@@ -352,7 +422,7 @@ fn the_pool_agrees_with_a_plain_model() {
             pair.compare();
         }
         for user_idx in 0..4 {
-            pair.release(user_idx);
+            pair.release(user_idx, 0);
         }
         pair.compare();
         assert_eq!(pair.pool.counts().held, Blocks(0));

@@ -33,17 +33,28 @@ impl FakeDevice {
         Ok(block.idx() * self.block_size + position % self.block_size)
     }
 
-    /// Forgets what nobody may read: free blocks, and the positions that a plan is about to write.
+    /// Forgets what nobody may read: free blocks, and what sequences of the plan have yet to compute.
     /// A scheduler that takes stale content for its own, or writes over another's, is then found
     /// out even where the content would happen to be right.
-    pub(super) fn scrub(&mut self, scheduler: &Scheduler, plan: &StepPlan) -> Result<(), Rule> {
+    fn scrub(&mut self, scheduler: &Scheduler, plan: &StepPlan) -> Result<(), Rule> {
         self.scrub_free(scheduler);
         for chunk in plan.chunks() {
             let view = scheduler.live(chunk.seq).view();
-            for position in chunk.start.len()..chunk.end.len() {
+            let end = view.block_table.len() * self.block_size;
+            for position in chunk.start.len()..end.max(chunk.end.len()) {
                 let slot = self.slot(chunk.seq, &view, position)?;
                 self.slots[slot] = None;
             }
+        }
+        Ok(())
+    }
+
+    /// A plan that failed somewhere: nothing it was to write can be relied on.
+    pub(super) fn fail(&mut self, scheduler: &Scheduler, plan: &StepPlan) -> Result<(), Rule> {
+        self.scrub(scheduler, plan)?;
+        for copy in plan.copies() {
+            let to = self.range(copy.to);
+            self.slots[to].fill(None);
         }
         Ok(())
     }
@@ -75,6 +86,7 @@ impl FakeDevice {
     /// Carries out a plan; returns the content at the end of each chunk. Chunks may run in any order,
     /// so what they read must be there before the first write and after the last.
     pub(super) fn run(&mut self, scheduler: &Scheduler, plan: &StepPlan) -> Result<Vec<Tag>, Rule> {
+        self.copy(plan.copies());
         self.scrub(scheduler, plan)?;
         for chunk in plan.chunks() {
             self.read(scheduler, chunk.seq, chunk.start.len())?;
@@ -124,14 +136,16 @@ impl FakeDevice {
         Ok(())
     }
 
-    /// Whether a block has the content that ends `tokens`.
+    /// Whether a block has the content that ends `tokens`; it may be a tail.
     pub(super) fn has(&self, block: BlockId, cache_root: u64, tokens: &[TokenId]) -> bool {
         let tags = tags(cache_root, tokens);
-        let expected = tags[tags.len() - self.block_size..]
+        let expected = tags[(tags.len() - 1) / self.block_size * self.block_size..]
             .iter()
             .copied()
             .map(Some);
-        self.slots[self.range(block)].iter().copied().eq(expected)
+        let start = self.range(block).start;
+        let found = &self.slots[start..start + expected.len()];
+        found.iter().copied().eq(expected)
     }
 }
 

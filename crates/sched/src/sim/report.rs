@@ -65,6 +65,14 @@ counts! {
         prefix_hits_again,
         /// Whole sequences found cached, so that a block was computed again.
         last_block_recomputes,
+        /// Blocks copied to go on from within them.
+        copied_blocks,
+        /// Copies out of a block that tables hold.
+        copied_from_held,
+        /// Copies out of a block that was not full.
+        copied_from_tails,
+        /// Plans abandoned that should have copied.
+        abandoned_copies,
         /// Cached blocks overwritten.
         evictions,
         /// Blocks seen in several tables at once, counted each time looked.
@@ -157,6 +165,8 @@ pub enum Rule {
     Overtaken { seq: SeqId },
     #[error("slot {slot} is written twice in a step, the second time by sequence {seq}")]
     WrittenTwice { slot: usize, seq: SeqId },
+    #[error("{block} is copied onto while it is a source, written twice, or not in use")]
+    BadCopy { block: BlockId },
     #[error("position {position} of sequence {seq} has no block")]
     NoBlock { seq: SeqId, position: usize },
     #[error("sequence {seq} reads position {position} in slot {slot}: {found}")]

@@ -117,6 +117,7 @@ impl Scenario {
                 chunk_max,
                 model_len_max: Tokens(rng.between(4, 48)),
                 prefix_caching: !rng.one_in(8),
+                partial_hits: !rng.one_in(4),
                 watermark: Blocks(rng.between(0, 4).saturating_sub(2)),
             },
             hash_mask: *rng

@@ -128,6 +128,7 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
             chunk_max: None,
             model_len_max: Tokens(8),
             prefix_caching: true,
+            partial_hits: true,
             watermark: Blocks(0),
         };
         report.merge(&run_all(&scenario, 5));

@@ -130,6 +130,7 @@ impl World {
         self.report.merged_blocks += totals.merged_blocks;
         self.report.hash_collisions += totals.hash_collisions;
         self.report.moved_blocks += totals.moved_blocks;
+        self.report.copied_blocks += totals.copied_blocks;
         Ok(self.report)
     }
 
@@ -196,6 +197,15 @@ impl World {
         let has_waiting = self.scheduler.waiting_count() > 0;
         self.report.waited_for_blocks +=
             u64::from(has_place && has_waiting && plan.preempted().is_empty());
+        for copy in plan.copies() {
+            let pool = &self.scheduler.pool;
+            self.report.copied_from_held += u64::from(pool.holders(copy.from) > 0);
+            let prefix = pool
+                .indexed_prefix(copy.from)
+                .map_or(0, |(_, tokens)| tokens.len());
+            let is_tail = !prefix.is_multiple_of(self.scheduler.config().block_size.len());
+            self.report.copied_from_tails += u64::from(is_tail);
+        }
         for chunk in plan.chunks() {
             self.report.partial_chunks += u64::from(!chunk.wants_logits);
             let sequence = self.scheduler.live(chunk.seq);
@@ -313,8 +323,10 @@ impl World {
         let plan = self.plan()?;
         self.report.abandoned += u64::from(!plan.is_empty());
         // The device may have written any part of it.
-        self.device.scrub(&self.scheduler, &plan)?;
+        self.report.abandoned_copies += plan.copies().len() as u64;
+        self.device.fail(&self.scheduler, &plan)?;
         self.scheduler.abandon(plan);
+        self.device.scrub_free(&self.scheduler);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 mod cache;
 mod limits;
 mod order;
+mod partial;
 mod resize;
 
 use kvist_base::{Blocks, FinishReason, SeqId, TokenId, Tokens};
@@ -21,6 +22,7 @@ fn config() -> SchedulerConfig {
         chunk_max: None,
         model_len_max: Tokens(64),
         prefix_caching: true,
+        partial_hits: false,
         watermark: Blocks(0),
     }
 }
