@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask help` lists them.
 
+mod bench;
 mod command;
 mod compare;
 mod fixtures;
@@ -46,6 +47,8 @@ enum Task {
     Perplexity(perplexity::Arguments),
     /// Recompute the tiny models' golden outputs with an independent implementation
     Fixtures(fixtures::Arguments),
+    /// Measure what kvist promises: `bench memory` for everything about memory
+    Bench(bench::Arguments),
     /// Complete a model file that ends early: real header, real weights as far as they go, and
     /// random ones of their size behind
     Synth(SynthArguments),
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Task::Race(arguments) => race::run(&arguments),
         Task::Perplexity(arguments) => perplexity::run(&arguments),
         Task::Fixtures(arguments) => fixtures::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Synth(arguments) => synth(&arguments),
     };
     match outcome {

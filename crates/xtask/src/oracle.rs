@@ -11,7 +11,7 @@ use crate::Outcome;
 use crate::command::Run;
 use crate::compare::{Agreement, Comparison, Position, Summary, divergence};
 use crate::http::Server;
-use crate::peer::{FlashAttention, Peer, threads};
+use crate::peer::{FlashAttention, Peer, Serving, threads};
 
 const PROMPTS: &str = include_str!("../data/prompts.json");
 /// Its beginning is the long prompt.
@@ -69,7 +69,7 @@ struct Answer {
 pub fn run(arguments: &Arguments) -> Outcome {
     let peer = Peer::find(arguments.peer_dir.as_deref())?;
     let model = arguments.model.canonicalize()?;
-    let server = peer.serve(&model, CONTEXT, FlashAttention::Auto)?;
+    let server = peer.serve(&model, Serving::one(CONTEXT, FlashAttention::Auto))?;
     let tasks: Vec<Task> = prompts()?
         .into_iter()
         .map(|prompt| task(server.http, prompt))
@@ -83,7 +83,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         println!("{comparison}");
         comparisons.push(comparison);
     }
-    let server = peer.serve(&model, CONTEXT, FlashAttention::Off)?;
+    let server = peer.serve(&model, Serving::one(CONTEXT, FlashAttention::Off))?;
     let otherwise = peer_outputs(server.http, &tasks, arguments.tokens)?;
     drop(server);
     let summary = Summary::new(&comparisons, arguments.tie);

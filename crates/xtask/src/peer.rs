@@ -46,24 +46,18 @@ impl Peer {
     }
 
     /// A server of `model`, ready to answer. It ends when the value is dropped.
-    pub fn serve(
-        &self,
-        model: &Path,
-        context: usize,
-        attention: FlashAttention,
-    ) -> Result<PeerServer, Box<dyn Error>> {
+    pub fn serve(&self, model: &Path, serving: Serving) -> Result<PeerServer, Box<dyn Error>> {
+        let Serving {
+            context,
+            attention,
+            slots,
+        } = serving;
         let port = free_port()?;
         let run = self
             .program("llama-server")
-            .args([
-                "--host",
-                "127.0.0.1",
-                "--parallel",
-                "1",
-                "--no-webui",
-                "--offline",
-            ])
+            .args(["--host", "127.0.0.1", "--no-webui", "--offline"])
             .args(["--port".to_owned(), port.to_string()])
+            .args(["--parallel".to_owned(), slots.to_string()])
             .args(["--ctx-size".to_owned(), context.to_string()])
             .args(["--threads".to_owned(), threads().to_string()])
             .args(["--flash-attn", attention.flag()])
@@ -74,6 +68,28 @@ impl Peer {
         };
         server.await_ready()?;
         Ok(server)
+    }
+}
+
+/// How llama-server serves.
+#[derive(Clone, Copy, Debug)]
+pub struct Serving {
+    /// Tokens of all slots together.
+    pub context: usize,
+    /// Its attention kernel.
+    pub attention: FlashAttention,
+    /// Requests it computes at once.
+    pub slots: usize,
+}
+
+impl Serving {
+    /// One request at a time.
+    pub fn one(context: usize, attention: FlashAttention) -> Self {
+        Self {
+            context,
+            attention,
+            slots: 1,
+        }
     }
 }
 
@@ -104,6 +120,11 @@ pub struct PeerServer {
 }
 
 impl PeerServer {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn await_ready(&mut self) -> Result<(), Box<dyn Error>> {
         let start = Instant::now();
         while !self.http.is_ready("/health") {
@@ -133,7 +154,7 @@ pub fn threads() -> usize {
 }
 
 /// A port nobody listens on at the moment.
-fn free_port() -> io::Result<u16> {
+pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())
