@@ -8,6 +8,7 @@ mod finish;
 mod format;
 mod ids;
 mod mix;
+mod part;
 mod size;
 
 pub use dtype::KvDtype;
@@ -15,4 +16,5 @@ pub use finish::FinishReason;
 pub use format::QuantFormat;
 pub use ids::{BlockId, SeqId, TokenId};
 pub use mix::mix64;
+pub use part::WeightPart;
 pub use size::{Blocks, Bytes, ParseBytesError, Tokens};

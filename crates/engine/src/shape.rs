@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kvist_base::Bytes;
+use kvist_base::{Bytes, WeightPart};
 use kvist_device::{Residence, packed_weight_bytes};
-use kvist_model::{DecoderConfig, WeightPart, layer_of, weight_uses};
+use kvist_model::{DecoderConfig, layer_of, part_of, weight_uses};
 use kvist_plan::{ModelShape, WeightKind, WeightLine};
 use kvist_weights::GgufFile;
 
@@ -64,7 +64,7 @@ fn weights(file: &GgufFile, layers: usize) -> Result<Weights, LoadError> {
         let (rows, cols) = (weight.tensor.rows(), weight.tensor.cols());
         let (part, label, kind, bytes) = match weight.residence {
             Some(residence) => {
-                let part = WeightPart::of_matrix(&weight.tensor.name);
+                let part = part_of(&weight.tensor.name);
                 let label = format!("{part} {format}");
                 match residence {
                     Residence::Mapped => (part, label, WeightKind::Mapped, weight.tensor.bytes),
@@ -86,12 +86,16 @@ fn weights(file: &GgufFile, layers: usize) -> Result<Weights, LoadError> {
             }
         };
         let line = groups.entry((part, label.clone())).or_insert(WeightLine {
+            part,
             label,
+            values: 0,
             bytes: Bytes::ZERO,
             kind,
             by_layer: Vec::new(),
         });
         line.bytes += bytes;
+        let values = (rows as u64).saturating_mul(cols as u64);
+        line.values = line.values.saturating_add(values);
         let layer = layer_of(&weight.tensor.name).filter(|layer| *layer < layers);
         if let (Some(layer), Some(Residence::Packed)) = (layer, weight.residence) {
             line.by_layer.resize(layers, Bytes::ZERO);

@@ -17,7 +17,7 @@ mod step;
 pub use config::{DecoderConfig, Rope, RopeScaling};
 pub use error::ModelError;
 pub use family::{Architecture, Placement, WeightUse, open, weight_uses};
-pub use parts::{WeightPart, layer_of};
+pub use parts::{layer_of, part_of};
 pub use step::StepShape;
 
 use kvist_device::{Buf, Device, ForwardBatch, KvCache};

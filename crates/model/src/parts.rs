@@ -1,52 +1,20 @@
 //! What a tensor is for, by the names GGUF files give: how reports group weights.
 
-use std::fmt;
+use kvist_base::WeightPart;
 
-/// A part of a decoder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WeightPart {
-    /// Projections of the attention.
-    Attention,
-    /// Matrices of the feed-forward network.
-    Mlp,
-    /// The table tokens are looked up in; also the head when the file has no other.
-    Embedding,
-    /// The output layer.
-    Head,
-    /// Matrices of no part above.
-    Other,
-    /// Norms, biases and other vectors.
-    Vectors,
-}
-
-impl fmt::Display for WeightPart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Attention => "attention",
-            Self::Mlp => "mlp",
-            Self::Embedding => "embedding",
-            Self::Head => "head",
-            Self::Other => "other",
-            Self::Vectors => "norms, biases",
-        })
-    }
-}
-
-impl WeightPart {
-    /// The part a matrix belongs to.
-    pub fn of_matrix(name: &str) -> Self {
-        let inner = layer_and_name(name).map_or(name, |(_, inner)| inner);
-        if inner.starts_with("attn_") {
-            Self::Attention
-        } else if inner.starts_with("ffn_") {
-            Self::Mlp
-        } else if inner.starts_with("token_embd.") {
-            Self::Embedding
-        } else if inner.starts_with("output.") {
-            Self::Head
-        } else {
-            Self::Other
-        }
+/// The part a matrix belongs to.
+pub fn part_of(name: &str) -> WeightPart {
+    let inner = layer_and_name(name).map_or(name, |(_, inner)| inner);
+    if inner.starts_with("attn_") {
+        WeightPart::Attention
+    } else if inner.starts_with("ffn_") {
+        WeightPart::Mlp
+    } else if inner.starts_with("token_embd.") {
+        WeightPart::Embedding
+    } else if inner.starts_with("output.") {
+        WeightPart::Head
+    } else {
+        WeightPart::Other
     }
 }
 
@@ -75,11 +43,7 @@ mod tests {
             ("blk.x.attn_q.weight", WeightPart::Other, None),
         ];
         for (name, part, layer) in cases {
-            assert_eq!(
-                (WeightPart::of_matrix(name), layer_of(name)),
-                (part, layer),
-                "{name}"
-            );
+            assert_eq!((part_of(name), layer_of(name)), (part, layer), "{name}");
         }
     }
 }

@@ -18,6 +18,7 @@ mod machine;
 mod offload;
 mod planner;
 mod replan;
+mod scheme;
 mod serial;
 mod shape;
 mod table;
@@ -36,6 +37,7 @@ pub use machine::{
 pub use offload::OffloadPlan;
 pub use planner::{CapacityRow, MODEL_LEN_MIN, ModelLenReason, Plan, Verdict, plan};
 pub use replan::BudgetTooSmall;
+pub use scheme::WeightScheme;
 pub use shape::{ModelShape, WeightKind, WeightLine};
 pub use ways_out::WayOut;
 

@@ -12,7 +12,7 @@ use crate::machine::Machine;
 use crate::offload::OffloadPlan;
 use crate::serial;
 use crate::shape::ModelShape;
-use crate::ways_out::{Shortage, WayOut, ways_out};
+use crate::ways_out::{Inputs, Shortage, WayOut, ways_out};
 
 /// The shortest context worth starting with when the operator asked for none. A model that
 /// cannot hold one sequence of this length does not fit.
@@ -90,6 +90,8 @@ pub struct Plan {
     pub kv: KvPlan,
     /// The layers that are streamed.
     pub offload: OffloadPlan,
+    /// Whether streaming was allowed, needed or not.
+    pub is_offload_asked: bool,
     /// Longest sequence, prompt and output.
     #[serde(serialize_with = "serial::tokens")]
     pub model_len: Tokens,
@@ -116,21 +118,13 @@ impl Plan {
 /// A model that does not fit is a plan with that verdict; an error means that a limit or a
 /// dimension is outside its range.
 pub fn plan(model: &ModelShape, machine: &Machine, limits: &Limits) -> Result<Plan, PlanError> {
-    model.check()?;
-    limits.check(model)?;
-    let (budget, budget_source) = budget(machine, limits.memory);
-    let cost = BlockCost::new(model, limits);
-    let least = limits.model_len.unwrap_or(len_min(model));
-    cost.check_pool(limits.kv_cache, least)?;
-    let tier_slots = cost.tier_slots(limits.spill)?;
-    let terms = Terms {
+    let inputs = Inputs {
         model,
+        machine,
         limits,
-        cost,
-        tier_slots,
-        budget,
     };
-
+    let terms = Terms::new(inputs)?;
+    let (cost, budget) = (terms.cost, terms.budget);
     let offload = terms.choose_offload();
     let (above, below) = terms.fixed_lines(&offload);
     let fixed: Bytes = above.iter().chain(&below).map(|line| line.bytes).sum();
@@ -141,29 +135,31 @@ pub fn plan(model: &ModelShape, machine: &Machine, limits: &Limits) -> Result<Pl
     let lines: Vec<PlanLine> = above.into_iter().chain(kv_lines).chain(below).collect();
     assert_eq!(lines.iter().map(|line| line.bytes).sum::<Bytes>(), total);
 
-    let kv = cost.plan(counts, tier_slots);
+    let kv = cost.plan(counts, terms.tier_slots);
     let verdict = if pool.fits {
         assert!(total <= budget);
         Verdict::Fits {
             capacity: capacity(&kv, pool.model_len, limits.running_max),
         }
     } else {
+        let room = cost.blocks_in(budget.saturating_sub(fixed));
         let shortage = Shortage {
             needed: total,
             budget,
-            room: pool.room,
+            room: cost.tokens_in(room),
+            room_bytes: kv.block_bytes * u64::from(room.0),
         };
-        let ways_out = ways_out(&shortage, model, machine, limits);
-        does_not_fit(&lines, &shortage, ways_out)
+        does_not_fit(&lines, &shortage, ways_out(&shortage, inputs))
     };
     Ok(Plan {
         model: model.name.clone(),
         lines,
         total,
         budget,
-        budget_source,
+        budget_source: terms.budget_source,
         kv,
         offload,
+        is_offload_asked: limits.offload != Offload::Off,
         model_len: pool.model_len,
         model_len_reason: pool.reason,
         context_max: model.context_max,
@@ -178,12 +174,13 @@ fn len_min(model: &ModelShape) -> Tokens {
 }
 
 /// What a plan is made of, checked.
-struct Terms<'a> {
+pub(crate) struct Terms<'a> {
     model: &'a ModelShape,
     limits: &'a Limits,
     cost: BlockCost,
     tier_slots: Blocks,
     budget: Bytes,
+    budget_source: BudgetSource,
 }
 
 /// The KV pool that was chosen.
@@ -192,11 +189,36 @@ struct Pool {
     model_len: Tokens,
     reason: ModelLenReason,
     fits: bool,
-    /// Tokens that the other lines leave room for.
-    room: Tokens,
 }
 
-impl Terms<'_> {
+impl<'a> Terms<'a> {
+    pub(crate) fn new(inputs: Inputs<'a>) -> Result<Self, PlanError> {
+        let Inputs {
+            model,
+            machine,
+            limits,
+        } = inputs;
+        model.check()?;
+        limits.check(model)?;
+        let (budget, budget_source) = budget(machine, limits.memory);
+        let cost = BlockCost::new(model, limits);
+        let least = limits.model_len.unwrap_or(len_min(model));
+        cost.check_pool(limits.kv_cache, least)?;
+        Ok(Self {
+            model,
+            limits,
+            cost,
+            tier_slots: cost.tier_slots(limits.spill)?,
+            budget,
+            budget_source,
+        })
+    }
+
+    /// Whether the model can be served.
+    pub(crate) fn fits(&self) -> bool {
+        self.choose_pool(self.fixed(&self.choose_offload())).fits
+    }
+
     /// The lines that stay as they are whatever the pool gets: those above its own, and those below.
     fn fixed_lines(&self, offload: &OffloadPlan) -> (Vec<PlanLine>, Vec<PlanLine>) {
         let weights = weight_lines(self.model, offload);
@@ -222,7 +244,7 @@ impl Terms<'_> {
 
     /// The fewest layers that do what the limit says and make the plan fit; where none does, those
     /// that bring it nearest.
-    fn choose_offload(&self) -> OffloadPlan {
+    pub(crate) fn choose_offload(&self) -> OffloadPlan {
         let none = OffloadPlan::default();
         let (count_min, bytes_min) = match self.limits.offload {
             Offload::Off => return none,
@@ -276,7 +298,6 @@ impl Terms<'_> {
             model_len,
             reason,
             fits,
-            room: cost.tokens_in(room),
         }
     }
 

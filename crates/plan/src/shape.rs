@@ -1,6 +1,6 @@
 //! What the planner knows about a model: the numbers in its file's header.
 
-use kvist_base::{Bytes, KvDtype, Tokens};
+use kvist_base::{Bytes, KvDtype, Tokens, WeightPart};
 
 use crate::error::PlanError;
 
@@ -13,11 +13,15 @@ pub enum WeightKind {
     Mapped,
 }
 
-/// The weights of one encoding and place.
+/// The weights of one part, encoding and place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WeightLine {
-    /// What they are, such as `Q4_K`.
+    /// The part of the model they belong to.
+    pub part: WeightPart,
+    /// What they are, such as `attention Q4_K`.
     pub label: String,
+    /// How many there are; 0 when the file does not say.
+    pub values: u64,
     /// Their size as served.
     pub bytes: Bytes,
     /// Where they live.

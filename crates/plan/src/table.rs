@@ -1,10 +1,13 @@
-//! The plan as text.
+//! The plan as text. The verdict is the last line.
 
 use std::fmt;
 
-use kvist_base::Bytes;
+use kvist_base::{Bytes, Tokens};
 
-use crate::planner::{ModelLenReason, Plan, Verdict};
+use crate::planner::{CapacityRow, ModelLenReason, Plan, Verdict};
+
+/// Columns of the capacity table: 1, 4, 16, 64, ... sequences.
+const COLUMN_FACTOR: u32 = 4;
 
 impl Plan {
     /// The table `Display` prints.
@@ -23,17 +26,104 @@ impl Plan {
         let text = format!("  {name:<24} {mib:>12.1} {percent:>7.1}  {note}");
         writeln!(f, "{}", text.trim_end())
     }
+
+    /// Why sequences may be as long as they may.
+    fn model_len_text(&self) -> String {
+        let (len, of) = (grouped(self.model_len), grouped(self.context_max));
+        match self.model_len_reason {
+            ModelLenReason::AsModel => format!("{len} tokens, the model's own limit"),
+            ModelLenReason::AsAsked => format!("{len} tokens as asked, of the model's {of}"),
+            ModelLenReason::CappedByMemory => {
+                format!("largest that fits: {len} of the model's {of}, the KV pool holds no more")
+            }
+            ModelLenReason::CappedByPool => format!(
+                "largest that fits: {len} of the model's {of}, a KV pool of the size asked for \
+                 holds no more"
+            ),
+        }
+    }
+
+    /// What is said about streaming: also that it was not needed.
+    fn offload_text(&self) -> Option<String> {
+        let (count, bytes) = (self.offload.layers.len(), self.offload.bytes);
+        let streamed = format!("{count} layers, {bytes} from the file in every step");
+        match (self.offload.is_empty(), self.offload.is_idle) {
+            (true, _) => self
+                .is_offload_asked
+                .then(|| "0 layers: everything fits".to_owned()),
+            (false, false) => Some(streamed),
+            (false, true) => Some(format!(
+                "{streamed}, as asked: everything would fit without, and run faster"
+            )),
+        }
+    }
+
+    fn write_capacity(&self, f: &mut fmt::Formatter<'_>, rows: &[CapacityRow]) -> fmt::Result {
+        let columns = self.capacity_columns();
+        writeln!(
+            f,
+            "KV in MiB of so many sequences at once (-: more than the pool), and the most at once:"
+        )?;
+        writeln!(f)?;
+        let heads: String = columns.iter().map(|count| format!(" {count:>9}")).collect();
+        writeln!(f, "  {:>8}{heads} {:>9}", "length", "most")?;
+        for row in rows {
+            let cells: String = columns.iter().map(|count| self.cell(row, *count)).collect();
+            writeln!(f, "  {:>8}{cells} {:>9}", row.context.0, row.sequences)?;
+        }
+        writeln!(f)
+    }
+
+    fn cell(&self, row: &CapacityRow, count: u32) -> String {
+        if count > row.sequences {
+            return format!(" {:>9}", "-");
+        }
+        let blocks = u64::from(row.context.div_ceil(self.kv.block_size).0) * u64::from(count);
+        format!(" {:>9.1}", (self.kv.block_bytes * blocks).as_mib())
+    }
+
+    /// Powers of four up to the most that run at once, and that.
+    pub(crate) fn capacity_columns(&self) -> Vec<u32> {
+        let powers = std::iter::successors(Some(1u32), |count| count.checked_mul(COLUMN_FACTOR));
+        let below = powers.take_while(|count| *count < self.running_max);
+        below.chain([self.running_max]).collect()
+    }
+
+    /// One line: what fits, or by how much it does not.
+    pub fn verdict_line(&self) -> String {
+        match &self.verdict {
+            Verdict::Fits { capacity } => {
+                let at_full = capacity.last().map_or(0, |row| row.sequences);
+                let noun = if at_full == 1 {
+                    "sequence"
+                } else {
+                    "sequences"
+                };
+                let len = self.model_len.min(self.kv.tokens).0;
+                let kv = self.kv.block_bytes * u64::from(self.kv.blocks.0);
+                format!("fits: {at_full} {noun} of up to {len} tokens; {kv} KV")
+            }
+            Verdict::DoesNotFit {
+                needed,
+                available,
+                shortfall,
+                ..
+            } => format!("does not fit: {needed} needed, {available} allowed, {shortfall} short"),
+        }
+    }
 }
 
-impl fmt::Display for ModelLenReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::AsModel => "the model's own limit",
-            Self::AsAsked => "as asked",
-            Self::CappedByMemory => "all that the memory holds",
-            Self::CappedByPool => "all that a KV pool of the size asked for holds",
-        })
+/// A count with its thousands set apart: 131 072.
+fn grouped(count: Tokens) -> String {
+    let digits = count.0.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
     }
+    text
 }
 
 impl fmt::Display for Plan {
@@ -47,49 +137,28 @@ impl fmt::Display for Plan {
         self.write_row(f, ("total", self.total, ""))?;
         self.write_row(f, ("budget", self.budget, &self.budget_source.to_string()))?;
         writeln!(f)?;
-        writeln!(
-            f,
-            "Longest sequence: {} ({})",
-            self.model_len, self.model_len_reason
-        )?;
-        self.verdict.fmt(f)
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fits { capacity } => {
-                writeln!(f, "Fits. Sequences at once:")?;
-                writeln!(f)?;
-                writeln!(f, "  {:>12} {:>12}", "length", "sequences")?;
-                for row in capacity {
-                    writeln!(f, "  {:>12} {:>12}", row.context.0, row.sequences)?;
-                }
-                Ok(())
-            }
-            Self::DoesNotFit {
-                needed,
-                available,
-                shortfall,
+        writeln!(f, "Longest sequence: {}", self.model_len_text())?;
+        if let Some(text) = self.offload_text() {
+            writeln!(f, "Streamed weights: {text}")?;
+        }
+        match &self.verdict {
+            Verdict::Fits { capacity } => self.write_capacity(f, capacity)?,
+            Verdict::DoesNotFit {
                 largest_line,
                 ways_out,
+                ..
             } => {
+                let (name, bytes) = (&largest_line.name, largest_line.bytes);
                 writeln!(
                     f,
-                    "Does not fit: {needed} needed, {available} allowed, {shortfall} short."
+                    "Most goes to {name} ({bytes}). Any one of these is enough:"
                 )?;
-                writeln!(
-                    f,
-                    "Most goes to {} ({}).",
-                    largest_line.name, largest_line.bytes
-                )?;
-                writeln!(f, "Any one of these is enough:")?;
                 for way_out in ways_out {
                     writeln!(f, "  - {way_out}")?;
                 }
-                Ok(())
+                writeln!(f)?;
             }
         }
+        writeln!(f, "{}", self.verdict_line())
     }
 }

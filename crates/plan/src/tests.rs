@@ -1,12 +1,15 @@
-use kvist_base::{Blocks, Bytes, KvDtype, Tokens, mix64};
+use kvist_base::{Blocks, Bytes, KvDtype, Tokens, WeightPart, mix64};
 
 use super::*;
 
 mod elastic;
+mod schemes;
 
 /// Qwen2.5 7B Instruct as a Q4_K_M file: 28 layers, 4 of 28 heads keep K and V.
 fn seven_b() -> ModelShape {
     let weights = |label: &str, bytes: u64, kind| WeightLine {
+        part: WeightPart::Mlp,
+        values: 0,
         label: label.to_owned(),
         bytes: Bytes(bytes),
         kind,
@@ -49,6 +52,8 @@ fn tiny() -> ModelShape {
         vocab_len: 50_272,
         context_max: Tokens(2048),
         weights: vec![WeightLine {
+            part: WeightPart::Mlp,
+            values: 0,
             label: "F16".to_owned(),
             bytes: Bytes(250_000_000),
             kind: WeightKind::Resident,
@@ -389,8 +394,6 @@ fn a_refusal_names_the_culprit_and_the_ways_out() {
                 WayOut::SmallerContext { .. },
                 WayOut::FewerSequences { .. },
                 WayOut::SmallerStep { .. },
-                WayOut::RaiseBudget { .. },
-                WayOut::LighterWeights { .. },
             ]
         ),
         "{ways_out:?}"
@@ -423,15 +426,13 @@ fn follow(
             machine.cgroup_limit = None;
             limits.memory = MemoryLimit::Absolute(memory);
         }
-        WayOut::LighterWeights { weights_max } => {
-            let mut surplus = model.weight_bytes() - weights_max;
-            for line in &mut model.weights {
-                let taken = surplus.min(line.bytes);
-                line.bytes = line.bytes - taken;
-                line.by_layer.clear();
-                surplus = surplus - taken;
-            }
+        WayOut::LighterWeights { scheme, bytes } => {
+            model = model.quantised(scheme);
+            assert_eq!(model.weight_bytes(), bytes);
         }
+        WayOut::SmallerPool { kv_cache } => limits.kv_cache = Some(kv_cache),
+        WayOut::LighterKv { kv_dtype, .. } => limits.kv_dtype = kv_dtype,
+        WayOut::StreamLayers { .. } => limits.offload = Offload::Auto,
     }
     (model, machine, limits)
 }
@@ -451,7 +452,11 @@ fn overdo(way_out: WayOut) -> Option<WayOut> {
         WayOut::RaiseBudget { memory } => Some(WayOut::RaiseBudget {
             memory: memory - Bytes::MIB - Bytes(1),
         }),
-        WayOut::MoreMemory { .. } | WayOut::LighterWeights { .. } => None,
+        WayOut::MoreMemory { .. }
+        | WayOut::SmallerPool { .. }
+        | WayOut::LighterWeights { .. }
+        | WayOut::LighterKv { .. }
+        | WayOut::StreamLayers { .. } => None,
     }
 }
 
@@ -485,7 +490,7 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
             KvDtype::F32
         },
         threads: small(64),
-        kv_cache: None,
+        kv_cache: (small(8) == 1).then(|| Bytes::MIB * u64::from(small(8000))),
         spill: None,
         offload: Offload::Off,
         model_len: (small(2) == 1).then(|| Tokens(small(model.context_max.0.into()))),
@@ -498,6 +503,8 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
     for line in &mut model.weights {
         line.bytes = Bytes(up_to(6_000_000_000));
         line.by_layer = vec![Bytes(line.bytes.0 / 100); model.layers as usize];
+        // 4, 8 or 16 bits a weight.
+        line.values = line.bytes.0 * 2 >> up_to(2);
     }
     let total = Bytes::MIB * (up_to(64_000) + 64);
     let memory = MemInfo {
@@ -517,13 +524,15 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
 
 #[test]
 fn sums_hold_and_every_way_out_leads_out() {
-    let (mut fit_count, mut taken) = (0, [0u32; 6]);
-    for seed in 0..10_000 {
+    let (mut fit_count, mut taken) = (0, [0u32; 9]);
+    for seed in 0..3_000 {
         let inputs = random_inputs(seed);
-        let plan_of = |(model, machine, limits): &(ModelShape, Machine, Limits)| {
-            plan(model, machine, limits).unwrap()
+        let plan_of =
+            |(model, machine, limits): &(ModelShape, Machine, Limits)| plan(model, machine, limits);
+        let Ok(plan) = plan_of(&inputs) else {
+            assert!(inputs.2.kv_cache.is_some(), "seed {seed}");
+            continue;
         };
-        let plan = plan_of(&inputs);
         assert_eq!(
             plan.lines.iter().map(|line| line.bytes).sum::<Bytes>(),
             plan.total
@@ -543,13 +552,16 @@ fn sums_hold_and_every_way_out_leads_out() {
             assert!(plan.kv.tokens >= plan.model_len, "seed {seed}: {plan}");
             continue;
         };
-        assert!(!ways_out.is_empty() && shortfall.0 > 0);
+        assert!((1..=3).contains(&ways_out.len()) && shortfall.0 > 0);
         for &way_out in ways_out {
-            let after = plan_of(&follow(way_out, &inputs));
+            let after = plan_of(&follow(way_out, &inputs)).unwrap();
             assert!(after.fits(), "seed {seed}, {way_out:?}: {plan}{after}");
             if let Some(too_much) = overdo(way_out) {
                 let after = plan_of(&follow(too_much, &inputs));
-                assert!(!after.fits(), "seed {seed}, {too_much:?}: {plan}{after}");
+                assert!(
+                    after.as_ref().is_ok_and(|after| !after.fits()),
+                    "seed {seed}, {too_much:?}: {plan}{after:?}"
+                );
             }
             let kind = match way_out {
                 WayOut::SmallerContext { .. } => 0,
@@ -558,13 +570,16 @@ fn sums_hold_and_every_way_out_leads_out() {
                 WayOut::RaiseBudget { .. } => 3,
                 WayOut::MoreMemory { .. } => 4,
                 WayOut::LighterWeights { .. } => 5,
+                WayOut::SmallerPool { .. } => 6,
+                WayOut::LighterKv { .. } => 7,
+                WayOut::StreamLayers { .. } => 8,
             };
             taken[kind] += 1;
         }
     }
-    assert!(fit_count > 200, "{fit_count} of 10 000 fit");
+    assert!(fit_count > 200, "{fit_count} of 3 000 fit");
     assert!(
-        taken.iter().all(|count| *count > 20),
+        taken.iter().all(|count| *count > 4),
         "ways out met: {taken:?}"
     );
 }
@@ -732,22 +747,49 @@ fn the_table_shows_every_line_and_the_verdict() {
         row("budget"),
         "  budget                         8192.0   100.0  as asked"
     );
-    assert!(table.contains("Longest sequence: 32768 tokens (the model's own limit)\nFits."));
+    assert!(
+        table.contains("Longest sequence: 32 768 tokens, the model's own limit\n"),
+        "{table}"
+    );
     assert!(table.lines().all(|line| line == line.trim_end()));
+    let last = |plan: &Plan| plan.to_table().lines().last().unwrap().to_owned();
+    assert_eq!(
+        last(&fits),
+        "fits: 1 sequence of up to 32768 tokens; 3.42 GiB KV"
+    );
+    // 512 tokens are 28 MiB: 64 such sequences are 1792 MiB.
+    assert!(
+        table.contains("    length         1         4        16        64      most\n"),
+        "{table}"
+    );
+    assert!(
+        table.contains("       512      28.0     112.0     448.0    1792.0        64\n"),
+        "{table}"
+    );
+    assert!(
+        table.contains("     32768    1792.0         -         -         -         1\n"),
+        "{table}"
+    );
+
+    let auto = plan(&seven_b(), &machine(24), &absolute(Bytes::MIB * 5120)).unwrap();
+    let expected = "largest that fits: 7 888 of the model's 32 768, the KV pool holds no more";
+    assert!(auto.to_table().contains(expected), "{auto}");
 
     let limits = Limits {
         model_len: Some(Tokens(32_768)),
         ..absolute(gib(6))
     };
     let refused = plan(&seven_b(), &machine(24), &limits).unwrap();
-    let expected = "Does not fit: 6.33 GiB needed, 6.00 GiB allowed, 335.4 MiB short.\n\
-                    Most goes to weights Q4_K (3.07 GiB).\n\
-                    Any one of these is enough:\n";
-    let text = refused.verdict.to_string();
-    assert!(text.starts_with(expected), "{text}");
+    let text = refused.to_table();
+    let expected = "Most goes to weights Q4_K (3.07 GiB). Any one of these is enough:\n  - ";
+    assert!(text.contains(expected), "{text}");
     assert!(
         text.contains("--max-model-len ") && text.contains("--memory "),
         "{text}"
+    );
+    assert_eq!(
+        last(&refused),
+        "does not fit: 6.33 GiB needed, 6.00 GiB allowed, 335.4 MiB short"
     );
 }
 

@@ -1,32 +1,53 @@
-//! What the operator can change so that a model fits. Each way out is enough on its own.
+//! What the operator can change so that a model fits. Each way out is enough on its own: it was
+//! planned again with the change, and fitted.
 
 use std::fmt;
 
-use kvist_base::{Bytes, Tokens};
+use kvist_base::{Bytes, KvDtype, Tokens};
 use serde::Serialize;
 
 use crate::budget::{SAFETY_MAX, budget_max, safety};
-use crate::limits::Limits;
+use crate::limits::{Limits, MemoryLimit, Offload};
 use crate::lines::{activation_bytes, bytes_per_sequence};
 use crate::machine::Machine;
-use crate::planner::MODEL_LEN_MIN;
+use crate::planner::{MODEL_LEN_MIN, Terms};
+use crate::scheme::WeightScheme;
 use crate::serial;
 use crate::shape::ModelShape;
 
 /// Steps shorter than this waste most of every pass over the weights.
 const STEP_TOKENS_MIN: u64 = 32;
-/// The smallest part of its size a model can shrink to: 16-bit weights encoded in 4 bits.
-const SHRINK_DIVISOR: u64 = 4;
+/// Ways out shown: more are no help.
+const SHOWN_MAX: usize = 3;
+/// KV dtypes to offer, widest first.
+const KV_DTYPES: [KvDtype; 2] = [KvDtype::F32, KvDtype::F16];
+/// Encodings a file with more bits a weight can be replaced by, with the bits they need.
+const LIGHTER: [(WeightScheme, f64); 2] = [(WeightScheme::Q8_0, 8.5), (WeightScheme::Q4KM, 5.5)];
 
 /// One change that makes the model fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WayOut {
+    /// Ask for a smaller KV pool.
+    SmallerPool {
+        /// The largest that fits, in whole mebibytes.
+        #[serde(serialize_with = "serial::bytes")]
+        kv_cache: Bytes,
+    },
     /// Ask for a shorter context.
     SmallerContext {
         /// The longest that fits.
         #[serde(serialize_with = "serial::tokens")]
         model_len: Tokens,
+    },
+    /// Keep keys and values in fewer bits.
+    LighterKv {
+        /// How.
+        #[serde(serialize_with = "serial::text")]
+        kv_dtype: KvDtype,
+        /// What a token takes then.
+        #[serde(serialize_with = "serial::bytes")]
+        bytes_per_token: Bytes,
     },
     /// Run fewer sequences at once.
     FewerSequences {
@@ -45,6 +66,22 @@ pub enum WayOut {
         #[serde(serialize_with = "serial::bytes")]
         memory: Bytes,
     },
+    /// Stream layers from the file.
+    StreamLayers {
+        /// How many.
+        layers: u32,
+        /// What a step reads for them.
+        #[serde(serialize_with = "serial::bytes")]
+        bytes: Bytes,
+    },
+    /// Use a file of the model with fewer bits a weight.
+    LighterWeights {
+        /// How it is encoded.
+        scheme: WeightScheme,
+        /// What its weights take.
+        #[serde(serialize_with = "serial::bytes")]
+        bytes: Bytes,
+    },
     /// Free memory, or use a larger machine or container.
     MoreMemory {
         /// How much has to be available.
@@ -54,44 +91,56 @@ pub enum WayOut {
         #[serde(serialize_with = "serial::bytes")]
         memory: Bytes,
     },
-    /// Use a file of the model with fewer bits a weight.
-    LighterWeights {
-        /// The most the weights may take.
-        #[serde(serialize_with = "serial::bytes")]
-        weights_max: Bytes,
-    },
 }
 
 impl fmt::Display for WayOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::SmallerPool { kv_cache } => {
+                let kv_cache = mebibytes(*kv_cache);
+                write!(
+                    f,
+                    "a smaller KV pool: --kv-cache-memory-bytes {kv_cache}MiB"
+                )
+            }
             Self::SmallerContext { model_len } => {
                 write!(f, "a shorter context: --max-model-len {}", model_len.0)
+            }
+            Self::LighterKv {
+                kv_dtype,
+                bytes_per_token,
+            } => {
+                write!(
+                    f,
+                    "a lighter KV cache, {bytes_per_token} a token: --kv-cache-dtype {kv_dtype}"
+                )
             }
             Self::FewerSequences { running_max } => {
                 write!(f, "fewer sequences at once: --max-num-seqs {running_max}")
             }
             Self::SmallerStep { step_tokens_max } => {
-                write!(
-                    f,
-                    "smaller steps: --max-num-batched-tokens {}",
-                    step_tokens_max.0
-                )
+                let tokens = step_tokens_max.0;
+                write!(f, "smaller steps: --max-num-batched-tokens {tokens}")
             }
             Self::RaiseBudget { memory } => {
                 write!(f, "a larger budget: --memory {}MiB", mebibytes(*memory))
+            }
+            Self::StreamLayers { layers, bytes } => write!(
+                f,
+                "{layers} layers streamed from the file, {bytes} in every step: --offload-weights"
+            ),
+            Self::LighterWeights { scheme, bytes } => {
+                let name = scheme.name();
+                write!(
+                    f,
+                    "fewer bits a weight: a {name} file of this model would be about {bytes}"
+                )
             }
             Self::MoreMemory { available, memory } => {
                 let memory = mebibytes(*memory);
                 write!(
                     f,
                     "{available} of available memory, with --memory {memory}MiB"
-                )
-            }
-            Self::LighterWeights { weights_max } => {
-                write!(
-                    f,
-                    "a file of this model with fewer bits a weight, at most {weights_max}"
                 )
             }
         }
@@ -105,12 +154,14 @@ fn mebibytes(bytes: Bytes) -> u64 {
 /// By how much a model does not fit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shortage {
-    /// Memory for one sequence of the length wanted.
+    /// Memory for one sequence of the length wanted, or for the pool asked for.
     pub needed: Bytes,
     /// Memory there is.
     pub budget: Bytes,
     /// Tokens the KV pool could hold in what the other lines leave.
     pub room: Tokens,
+    /// The pool these would be.
+    pub room_bytes: Bytes,
 }
 
 impl Shortage {
@@ -127,43 +178,116 @@ impl Shortage {
     }
 }
 
+/// What is planned.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub model: &'a ModelShape,
+    pub machine: &'a Machine,
+    pub limits: &'a Limits,
+}
+
 /// The single changes that make up for `shortage`, the cheapest for the user first.
-pub(crate) fn ways_out(
-    shortage: &Shortage,
-    model: &ModelShape,
-    machine: &Machine,
-    limits: &Limits,
-) -> Vec<WayOut> {
-    let context = (limits.model_len.is_some() && shortage.room >= MODEL_LEN_MIN).then_some(
-        WayOut::SmallerContext {
-            model_len: shortage.room,
-        },
-    );
-    let sequences = shortage
-        .reduce(limits.running_max, 1, bytes_per_sequence(model))
-        .map(|running_max| WayOut::FewerSequences { running_max });
-    let step = shortage
-        .reduce(
-            limits.step_tokens_max.0,
-            STEP_TOKENS_MIN,
-            activation_bytes(model, Tokens(1)),
-        )
-        .map(|tokens| WayOut::SmallerStep {
-            step_tokens_max: Tokens(tokens),
-        });
-    let memory = Some(more_memory(shortage.needed, machine));
-    let lighter = model
-        .weight_bytes()
-        .0
-        .checked_sub(shortage.shortfall().0)
-        .filter(|weights_max| *weights_max >= model.weight_bytes().0 / SHRINK_DIVISOR)
-        .map(|weights_max| WayOut::LighterWeights {
-            weights_max: Bytes(weights_max),
-        });
-    [context, sequences, step, memory, lighter]
+pub(crate) fn ways_out(shortage: &Shortage, inputs: Inputs<'_>) -> Vec<WayOut> {
+    let Inputs {
+        model,
+        machine,
+        limits,
+    } = inputs;
+    let candidates = [
+        smaller_pool(shortage, limits),
+        smaller_context(shortage, limits),
+        lighter_kv(model, limits),
+        fewer_sequences(shortage, model, limits),
+        smaller_step(shortage, model, limits),
+    ];
+    let weights = [stream_layers(inputs), lighter_weights(inputs)];
+    let memory = more_memory(shortage.needed, machine);
+    let (raise, more) = match memory {
+        WayOut::RaiseBudget { .. } => (Some(memory), None),
+        _ => (None, Some(memory)),
+    };
+    let all = candidates
         .into_iter()
-        .flatten()
-        .collect()
+        .chain([raise])
+        .chain(weights)
+        .chain([more]);
+    let enough = all.flatten().filter(|way_out| way_out.is_enough(inputs));
+    enough.take(SHOWN_MAX).collect()
+}
+
+fn smaller_pool(shortage: &Shortage, limits: &Limits) -> Option<WayOut> {
+    limits.kv_cache?;
+    let kv_cache = Bytes::MIB * (shortage.room_bytes.0 / Bytes::MIB.0);
+    (kv_cache > Bytes::ZERO).then_some(WayOut::SmallerPool { kv_cache })
+}
+
+fn smaller_context(shortage: &Shortage, limits: &Limits) -> Option<WayOut> {
+    limits
+        .model_len
+        .filter(|_| shortage.room >= MODEL_LEN_MIN)?;
+    let model_len = shortage.room;
+    Some(WayOut::SmallerContext { model_len })
+}
+
+/// The dtype with the most bits below the one in use.
+fn lighter_kv(model: &ModelShape, limits: &Limits) -> Option<WayOut> {
+    let bytes = |dtype: &KvDtype| model.kv_bytes_per_token(*dtype);
+    let now = bytes(&limits.kv_dtype);
+    let lighter = KV_DTYPES.into_iter().filter(|dtype| bytes(dtype) < now);
+    let kv_dtype = lighter.max_by_key(bytes)?;
+    let bytes_per_token = bytes(&kv_dtype);
+    Some(WayOut::LighterKv {
+        kv_dtype,
+        bytes_per_token,
+    })
+}
+
+fn fewer_sequences(shortage: &Shortage, model: &ModelShape, limits: &Limits) -> Option<WayOut> {
+    let running_max = shortage.reduce(limits.running_max, 1, bytes_per_sequence(model))?;
+    Some(WayOut::FewerSequences { running_max })
+}
+
+fn smaller_step(shortage: &Shortage, model: &ModelShape, limits: &Limits) -> Option<WayOut> {
+    let each = activation_bytes(model, Tokens(1));
+    let tokens = shortage.reduce(limits.step_tokens_max.0, STEP_TOKENS_MIN, each)?;
+    let step_tokens_max = Tokens(tokens);
+    Some(WayOut::SmallerStep { step_tokens_max })
+}
+
+fn stream_layers(inputs: Inputs<'_>) -> Option<WayOut> {
+    if inputs.limits.offload != Offload::Off {
+        return None;
+    }
+    let limits = streaming(inputs.limits);
+    let offload = Terms::new(Inputs {
+        limits: &limits,
+        ..inputs
+    })
+    .ok()?
+    .choose_offload();
+    let layers = u32::try_from(offload.layers.len()).ok()?;
+    let bytes = offload.bytes;
+    (layers > 0).then_some(WayOut::StreamLayers { layers, bytes })
+}
+
+fn streaming(limits: &Limits) -> Limits {
+    Limits {
+        offload: Offload::Auto,
+        ..limits.clone()
+    }
+}
+
+/// The encoding with the most bits that fits, for a file with more.
+fn lighter_weights(inputs: Inputs<'_>) -> Option<WayOut> {
+    let bits = inputs.model.bits_per_weight()?;
+    let lighter = LIGHTER.into_iter().filter(|(_, needed)| bits > *needed);
+    let way_out = |(scheme, _)| {
+        let bytes = inputs.model.quantised(scheme).weight_bytes();
+        WayOut::LighterWeights { scheme, bytes }
+    };
+    lighter
+        .map(way_out)
+        .find(|way_out| way_out.is_enough(inputs))
 }
 
 /// The budget to ask for if the machine has it, or how much it would have to have.
@@ -178,5 +302,35 @@ fn more_memory(needed: Bytes, machine: &Machine) -> WayOut {
     WayOut::MoreMemory {
         available: memory + safety(total),
         memory,
+    }
+}
+
+impl WayOut {
+    /// Whether the model fits with this one change.
+    fn is_enough(self, inputs: Inputs<'_>) -> bool {
+        let (mut model, mut machine) = (None, *inputs.machine);
+        let mut limits = inputs.limits.clone();
+        match self {
+            Self::SmallerPool { kv_cache } => limits.kv_cache = Some(kv_cache),
+            Self::SmallerContext { model_len } => limits.model_len = Some(model_len),
+            Self::LighterKv { kv_dtype, .. } => limits.kv_dtype = kv_dtype,
+            Self::FewerSequences { running_max } => limits.running_max = running_max,
+            Self::SmallerStep { step_tokens_max } => limits.step_tokens_max = step_tokens_max,
+            Self::RaiseBudget { memory } => limits.memory = MemoryLimit::Absolute(memory),
+            Self::StreamLayers { .. } => limits.offload = Offload::Auto,
+            Self::LighterWeights { scheme, .. } => model = Some(inputs.model.quantised(scheme)),
+            Self::MoreMemory { available, memory } => {
+                machine.mem_total = machine.mem_total.max(available);
+                machine.mem_available = available;
+                (machine.cgroup_limit, machine.cgroup_used) = (None, None);
+                limits.memory = MemoryLimit::Absolute(memory);
+            }
+        }
+        let changed = Inputs {
+            model: model.as_ref().unwrap_or(inputs.model),
+            machine: &machine,
+            limits: &limits,
+        };
+        Terms::new(changed).is_ok_and(|terms| terms.fits())
     }
 }

@@ -22,6 +22,10 @@ fn another_budget_gives_the_plan_that_would_have_been_made_under_it() {
     let mut met = [0u32; 3];
     for seed in 0..2_000 {
         let (model, machine, limits) = random_inputs(seed);
+        let limits = Limits {
+            kv_cache: None,
+            ..limits
+        };
         let first = plan(&model, &machine, &limits).unwrap();
         if !first.fits() {
             met[0] += 1;
@@ -280,6 +284,7 @@ fn the_fewest_layers_are_streamed() {
     for seed in 0..1_000 {
         let (model, machine, limits) = random_inputs(seed);
         let limits = Limits {
+            kv_cache: None,
             offload: Offload::Auto,
             ..limits
         };
