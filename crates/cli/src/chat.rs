@@ -29,7 +29,7 @@ Ctrl-D        leave";
 pub(crate) fn run(args: &ChatArgs, environment: &Environment) -> Result<Exit, CliError> {
     let path = model_ref::resolve(&args.model, environment)?;
     let machine = session::machine()?;
-    let limits = args.memory.limits_for_one(&machine);
+    let limits = args.memory.limits_for_one(&machine)?;
     let options = EngineOptions {
         limits,
         ..EngineOptions::default()

@@ -18,7 +18,7 @@ use crate::terminal::print;
 pub(crate) fn run(args: &PlanArgs, environment: &Environment) -> Result<Exit, CliError> {
     let path = model_ref::resolve(&args.model, environment)?;
     let machine = session::machine()?;
-    let limits = args.memory.limits(&args.batch, &machine);
+    let limits = args.memory.limits(&args.batch, &machine)?;
     let planned = plan_file(&path, &machine, &limits)?;
     let text = if args.json {
         format!("{:#}\n", as_json(&planned, &path, &limits))

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Cli
     let prompt = read_prompt(args.prompt.as_deref())?;
     let path = model_ref::resolve(&args.model, environment)?;
     let machine = session::machine()?;
-    let limits = args.memory.limits_for_one(&machine);
+    let limits = args.memory.limits_for_one(&machine)?;
     let options = EngineOptions {
         limits,
         ..EngineOptions::default()

@@ -56,7 +56,7 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
 fn load(args: &ServeArgs, path: &Path) -> Result<Engine, CliError> {
     let machine = session::machine()?;
     let options = EngineOptions {
-        limits: args.memory.limits(&args.batch, &machine),
+        limits: args.memory.limits(&args.batch, &machine)?,
         waiting_max: args.max_waiting,
         prefix_caching: args.prefix_caching.is_on(),
         ..EngineOptions::default()

@@ -105,7 +105,7 @@ fn a_plan_is_a_table_or_json_with_the_same_numbers() {
     let stage = Stage::new();
     let table = stage.run(&["plan", "tiny.gguf", "--memory", "200MiB"]);
     assert_code(&table, 0);
-    for word in ["kv pool", "KV per token", "Fits", "200.0"] {
+    for word in ["kv pool", "KV per token", "\nfits: ", "200.0"] {
         assert!(
             stdout(&table).contains(word),
             "{word:?} missing in {}",
@@ -130,7 +130,37 @@ fn what_does_not_fit_ends_with_78_and_computed_ways_out() {
     let stage = Stage::new();
     let plan = stage.run(&["plan", "tiny.gguf", "--memory", "1MiB"]);
     assert_code(&plan, 78);
-    assert!(stdout(&plan).contains("Does not fit") && stdout(&plan).contains("--memory "));
+    assert!(stdout(&plan).contains("--memory "));
+    let last = stdout(&plan).lines().last().unwrap().to_owned();
+    assert!(last.starts_with("does not fit: "), "{last}");
+    let both = [
+        "plan",
+        "tiny.gguf",
+        "--memory",
+        "1GiB",
+        "--gpu-memory-utilization",
+        "0.4",
+    ];
+    assert_refused(
+        &stage.run(&both),
+        2,
+        &["1.00 GiB", "0.4", "both set the budget"],
+    );
+    let pool = [
+        "plan",
+        "tiny.gguf",
+        "--memory",
+        "200MiB",
+        "--kv-cache-memory-bytes",
+        "300MiB",
+    ];
+    let pool = stage.run(&pool);
+    assert_code(&pool, 78);
+    assert!(
+        stdout(&pool).contains("--kv-cache-memory-bytes "),
+        "{}",
+        stdout(&pool)
+    );
     let run = stage.run(&["run", "tiny.gguf", "-p", "x", "--memory", "1MiB"]);
     assert_refused(&run, 78, &["1.0 MiB allowed", "--memory "]);
     let serve = stage.run(&["serve", "tiny.gguf", "--port", "0", "--memory", "1MiB"]);

@@ -5,13 +5,15 @@ use kvist_base::{Bytes, KvDtype, Tokens};
 use kvist_plan::{Limits, Machine, MemoryLimit};
 
 use super::tokens::ContextLen;
+use crate::error::CliError;
+use crate::exit::Exit;
 
 /// What bounds memory, whatever the command.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Memory")]
 pub struct MemoryArgs {
     /// Most memory the process may hold, such as 6GiB [default: 0.9 of what there is].
-    #[arg(long, value_name = "SIZE", conflicts_with = "gpu_memory_utilization")]
+    #[arg(long, value_name = "SIZE")]
     pub memory: Option<Bytes>,
     /// The same as a share of the machine's memory, or of the container's. The name is vLLM's.
     #[arg(long, value_name = "SHARE")]
@@ -24,6 +26,9 @@ pub struct MemoryArgs {
         default_value = "auto"
     )]
     pub max_model_len: ContextLen,
+    /// Exact size of the KV pool, such as 512MiB [default: what the budget leaves].
+    #[arg(long, value_name = "SIZE")]
+    pub kv_cache_memory_bytes: Option<Bytes>,
     /// How the KV cache stores values.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = KvCacheDtype::Auto)]
     pub kv_cache_dtype: KvCacheDtype,
@@ -71,40 +76,58 @@ impl KvCacheDtype {
 
 impl MemoryArgs {
     /// The limits of a command that runs one sequence at a time.
-    pub fn limits_for_one(&self, machine: &Machine) -> Limits {
-        Limits {
+    ///
+    /// # Errors
+    /// When two flags contradict each other.
+    pub fn limits_for_one(&self, machine: &Machine) -> Result<Limits, CliError> {
+        Ok(Limits {
             running_max: 1,
-            ..self.with_defaults(machine)
-        }
+            ..self.with_defaults(machine)?
+        })
     }
 
     /// The limits of a command that runs batches.
-    pub fn limits(&self, batch: &BatchArgs, machine: &Machine) -> Limits {
-        Limits {
+    ///
+    /// # Errors
+    /// When two flags contradict each other.
+    pub fn limits(&self, batch: &BatchArgs, machine: &Machine) -> Result<Limits, CliError> {
+        Ok(Limits {
             running_max: batch.max_num_seqs,
             step_tokens_max: Tokens(batch.max_num_batched_tokens),
             block_size: Tokens(batch.block_size),
-            ..self.with_defaults(machine)
-        }
+            ..self.with_defaults(machine)?
+        })
     }
 
-    fn with_defaults(&self, machine: &Machine) -> Limits {
+    fn with_defaults(&self, machine: &Machine) -> Result<Limits, CliError> {
         let defaults = Limits::default();
-        let memory = match (self.memory, self.gpu_memory_utilization) {
-            (Some(bytes), _) => MemoryLimit::Absolute(bytes),
-            (None, Some(share)) => MemoryLimit::Fraction(share),
-            (None, None) => defaults.memory,
-        };
         let model_len = match self.max_model_len {
             ContextLen::Auto => None,
             ContextLen::Tokens(len) => Some(len),
         };
-        Limits {
-            memory,
+        Ok(Limits {
+            memory: self.memory_limit()?.unwrap_or(defaults.memory),
             model_len,
+            kv_cache: self.kv_cache_memory_bytes,
             kv_dtype: self.kv_cache_dtype.dtype(),
             threads: self.threads.unwrap_or(machine.cores),
             ..defaults
+        })
+    }
+
+    /// The one flag that sets the budget.
+    fn memory_limit(&self) -> Result<Option<MemoryLimit>, CliError> {
+        match (self.memory, self.gpu_memory_utilization) {
+            (Some(bytes), Some(share)) => {
+                let what = format!(
+                    "--memory {bytes} and --gpu-memory-utilization {share} both set the budget"
+                );
+                Err(CliError::new(Exit::Usage, what)
+                    .because("the first is a size, the second a share of the memory there is")
+                    .fix("give one of them"))
+            }
+            (Some(bytes), None) => Ok(Some(MemoryLimit::Absolute(bytes))),
+            (None, share) => Ok(share.map(MemoryLimit::Fraction)),
         }
     }
 }

@@ -39,7 +39,10 @@ fn without_flags_the_limits_are_the_planners_own() {
         threads: 6,
         ..Limits::default()
     };
-    assert_eq!(args.memory.limits(&args.batch, &machine()), expected);
+    assert_eq!(
+        args.memory.limits(&args.batch, &machine()).unwrap(),
+        expected
+    );
     assert!(args.prefix_caching.is_on());
     assert_eq!((args.host.as_str(), args.port), ("127.0.0.1", 8000));
     assert_eq!(
@@ -64,9 +67,12 @@ fn every_limit_has_its_flag() {
         threads: 2,
         ..Limits::default()
     };
-    assert_eq!(args.memory.limits(&args.batch, &machine()), expected);
+    assert_eq!(
+        args.memory.limits(&args.batch, &machine()).unwrap(),
+        expected
+    );
     let share = serve("kvist serve --gpu-memory-utilization 0.4 --ctx auto");
-    let limits = share.memory.limits_for_one(&machine());
+    let limits = share.memory.limits_for_one(&machine()).unwrap();
     assert_eq!(
         (limits.memory, limits.running_max),
         (MemoryLimit::Fraction(0.4), 1)
@@ -93,9 +99,27 @@ fn of_two_prefix_caching_flags_the_last_counts() {
 }
 
 #[test]
+fn a_pool_of_a_given_size_has_its_flag() {
+    let args = serve("kvist serve --kv-cache-memory-bytes 512MiB");
+    let limits = args.memory.limits(&args.batch, &machine()).unwrap();
+    assert_eq!(limits.kv_cache, Some(Bytes::MIB * 512));
+}
+
+#[test]
+fn two_budgets_are_refused_with_both() {
+    let args = serve("kvist serve --memory 6GiB --gpu-memory-utilization 0.4");
+    let error = args.memory.limits(&args.batch, &machine()).unwrap_err();
+    assert_eq!(error.exit, Exit::Usage);
+    assert_eq!(
+        error.what,
+        "--memory 6.00 GiB and --gpu-memory-utilization 0.4 both set the budget"
+    );
+    assert!(args.memory.limits_for_one(&machine()).is_err());
+}
+
+#[test]
 fn wrong_command_lines_are_refused() {
     for line in [
-        "kvist serve --memory 1GiB --gpu-memory-utilization 0.5",
         "kvist serve --memory lots",
         "kvist serve --max-model-len 0",
         "kvist serve --port 65536",

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &BenchArgs, environment: &Environment) -> Result<Exit, C
     let tests = tests(args)?;
     let path = model_ref::resolve(&args.model, environment)?;
     let machine = session::machine()?;
-    let limits = limits(args, &tests, &machine);
+    let limits = limits(args, &tests, &machine)?;
     let weights_read = weights_read(&path, &machine, &limits)?;
     let options = EngineOptions {
         limits,
@@ -131,19 +131,19 @@ fn tests(args: &BenchArgs) -> Result<Vec<Test>, CliError> {
 }
 
 /// No more than the tests need, so that a large model leaves room for its batch.
-fn limits(args: &BenchArgs, tests: &[Test], machine: &Machine) -> Limits {
-    let limits = args.memory.limits_for_one(machine);
+fn limits(args: &BenchArgs, tests: &[Test], machine: &Machine) -> Result<Limits, CliError> {
+    let limits = args.memory.limits_for_one(machine)?;
     let longest = tests.iter().map(Test::model_len).max();
     let model_len = match args.memory.max_model_len {
         ContextLen::Auto => longest,
         ContextLen::Tokens(len) => Some(len),
     };
     let running_max = tests.iter().map(Test::batch).max().unwrap_or(1);
-    Limits {
+    Ok(Limits {
         model_len,
         running_max,
         ..limits
-    }
+    })
 }
 
 /// Bytes of weights one step reads, however many sequences it serves. Mapped tables are looked
@@ -218,7 +218,7 @@ mod tests {
             cgroup_used: None,
             cores: 2,
         };
-        let limits = limits(&args, &tests(&args).unwrap(), &machine);
+        let limits = limits(&args, &tests(&args).unwrap(), &machine).unwrap();
         assert_eq!(
             (limits.model_len, limits.running_max),
             (Some(Tokens(301)), 8)
