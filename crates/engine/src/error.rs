@@ -132,6 +132,15 @@ pub enum EngineFault {
     /// The device failed to run a step.
     #[error("device fault: {0}")]
     Device(String),
+    /// The pool was made smaller while the request was on its way, and cannot hold it any more. The
+    /// one fault that is nobody's: the client may ask for less.
+    #[error("the request needs {needed} of KV cache but the pool now has {total}")]
+    PoolShrunk {
+        /// Blocks the whole sequence needs.
+        needed: Blocks,
+        /// Blocks there are.
+        total: Blocks,
+    },
     /// The engine thread panicked.
     #[error("engine fault: {0}")]
     Panic(String),

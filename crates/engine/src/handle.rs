@@ -4,12 +4,14 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use kvist_base::{SeqId, TokenId, Tokens};
+use kvist_base::{Bytes, SeqId, TokenId, Tokens};
 use kvist_plan::Plan;
 use kvist_text::{ChatInput, SpecialText};
 
+use crate::control::Control;
 use crate::emit::{EventStream, StreamEvent};
 use crate::error::{EngineFault, RequestError, SubmitError};
+use crate::memory::{BudgetError, MemoryReport, ProcessMemory, ResetError};
 use crate::metrics::MetricsSnapshot;
 use crate::request::GenerateSpec;
 use crate::shared::Shared;
@@ -27,7 +29,7 @@ pub struct ModelInfo {
     pub model_len: Tokens,
     /// Whether conversations can be rendered.
     pub has_chat_template: bool,
-    /// Where every byte goes.
+    /// Where every byte goes, as planned at the start.
     pub plan: Plan,
     /// The instruction tier the kernels run on.
     pub isa: &'static str,
@@ -66,6 +68,50 @@ impl EngineHandle {
     /// Counters and gauges as of the last step.
     pub fn metrics(&self) -> MetricsSnapshot {
         self.shared.metrics()
+    }
+
+    /// Where the bytes are, as of the last step.
+    pub fn memory(&self) -> MemoryReport {
+        let view = self.shared.memory();
+        MemoryReport {
+            budget: view.ledger.budget(),
+            lines: view.ledger.lines().to_vec(),
+            kv: view.kv,
+            process: ProcessMemory::read(),
+            plan: view.plan,
+        }
+    }
+
+    /// Changes the budget; only the KV pool changes with it. A smaller one takes effect before this
+    /// returns: cached blocks go first, then the newest sequences wait for room. Nothing is lost.
+    /// Waits for the step that runs: not for async code.
+    ///
+    /// # Errors
+    /// [`BudgetError`] with the least budget that would do; the old one then stays in force.
+    pub fn set_budget(&self, budget: Bytes) -> Result<MemoryReport, BudgetError> {
+        let reply = self
+            .shared
+            .control(|reply| Control::SetBudget { budget, reply });
+        reply.unwrap_or(Err(BudgetError::Stopped))?;
+        Ok(self.memory())
+    }
+
+    /// Drops all that is only cached, and gives back the memory of every block not in use. Returns
+    /// how much that was; nothing when the engine has stopped. Waits for the step that runs.
+    pub fn release_kv(&self) -> Bytes {
+        let reply = self.shared.control(|reply| Control::ReleaseKv { reply });
+        reply.unwrap_or_default()
+    }
+
+    /// Forgets all cached prefixes, in memory and on disk. Waits for the step that runs.
+    ///
+    /// # Errors
+    /// Requests hold parts of the cache, or the engine has stopped.
+    pub fn reset_prefix_cache(&self) -> Result<(), ResetError> {
+        let reply = self
+            .shared
+            .control(|reply| Control::ResetPrefixCache { reply });
+        Ok(reply.ok_or(ResetError::Stopped)??)
     }
 
     /// Checks, renders, tokenises and enqueues a request. Runs on the caller's thread; takes time

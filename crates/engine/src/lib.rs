@@ -4,12 +4,17 @@
 //! reach it through an [`EngineHandle`] and read a bounded stream of [`StreamEvent`]s. Start reading
 //! at `step.rs`: it is the architecture on one screen.
 
+mod assemble;
+mod control;
 mod emit;
 mod error;
 mod handle;
+mod idle;
+mod keeper;
 mod live;
 mod load;
 mod machine;
+mod memory;
 mod metrics;
 mod pack;
 mod request;
@@ -29,6 +34,7 @@ pub use load::{
     Engine, EngineOptions, ErrorClass, LoadError, PlannedModel, ShutdownReport, plan_file,
 };
 pub use machine::read_machine;
+pub use memory::{BudgetError, KvReport, MemoryReport, ProcessMemory, ResetError};
 pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
 pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
 pub use score::{ScoreError, Scorer};

@@ -34,7 +34,6 @@ impl Live {
     pub(crate) fn new(
         submission: Submission,
         tokenizer: &Arc<dyn Tokenizer>,
-        cache_root: u64,
     ) -> (NewSequence, Self) {
         let Submission {
             id,
@@ -59,16 +58,13 @@ impl Live {
             accepted_at,
             last_token_at: None,
         };
-        let (prompt, output_max) = (request.prompt, request.output_max);
-        (
-            NewSequence {
-                id,
-                prompt,
-                output_max,
-                cache_root,
-            },
-            live,
-        )
+        let sequence = NewSequence {
+            id,
+            prompt: request.prompt,
+            output_max: request.output_max,
+            cache_root: request.cache_root,
+        };
+        (sequence, live)
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {

@@ -2,30 +2,27 @@
 
 use std::fmt;
 use std::io;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use kvist_base::{Blocks, Tokens};
-use kvist_device::{CpuDevice, CpuOptions, Device, DeviceError, KvReaders, KvSpec};
+use kvist_device::{Device, DeviceError};
 use kvist_kernels::Isa;
-use kvist_model::{DecoderConfig, ModelError, Placement, StepShape};
-use kvist_plan::{Limits, Machine, ModelShape, Plan, PlanError};
-use kvist_sample::Sampler;
-use kvist_sched::{ConfigError, PoolCounts, Scheduler, SchedulerConfig};
+use kvist_model::ModelError;
+use kvist_plan::{Limits, Machine, ModelShape, OverPlan, Plan, PlanError};
+use kvist_sched::{ConfigError, PoolCounts};
 use kvist_text::TextError;
 use kvist_weights::{GgufFile, WeightsError};
 use thiserror::Error;
 
-use crate::handle::{EngineHandle, ModelInfo};
-use crate::pack::{BatchLimits, BatchScratch};
+use crate::assemble::Loaded;
+use crate::handle::EngineHandle;
 use crate::run::run;
 use crate::shape::model_shape;
-use crate::shared::{PoolShape, Shared, SharedParts};
-use crate::step::Core;
-use crate::vocab::{chat_template, vocab_spec};
+use crate::shared::Shared;
 
 /// How to serve a model.
 #[derive(Clone, Debug)]
@@ -40,6 +37,9 @@ pub struct EngineOptions {
     pub chunk_max: Option<Tokens>,
     /// Most blocks of the KV pool, where the plan would give it more: for tests and experiments.
     pub kv_blocks_max: Option<Blocks>,
+    /// How long after the last request cached and free KV memory goes back to the system; `None`:
+    /// it is kept.
+    pub kv_idle_release: Option<Duration>,
     /// The instruction tier; `None` for the best there is.
     pub isa: Option<Isa>,
 }
@@ -52,6 +52,7 @@ impl Default for EngineOptions {
             prefix_caching: true,
             chunk_max: None,
             kv_blocks_max: None,
+            kv_idle_release: Some(Duration::from_secs(10)),
             isa: None,
         }
     }
@@ -89,6 +90,9 @@ pub enum LoadError {
     /// The system refused memory or threads that the plan counted on.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Loading took more than the plan said: our bug, and better known before serving than after.
+    #[error("the plan is wrong: {0}")]
+    OverPlan(#[from] OverPlan),
     /// The engine thread cannot be started.
     #[error("the engine thread cannot be started: {0}")]
     Thread(#[source] io::Error),
@@ -119,7 +123,9 @@ impl LoadError {
             Self::Model(_) => ErrorClass::ModelBad,
             Self::Limits(_) | Self::Scheduler(_) => ErrorClass::Config,
             Self::DoesNotFit(_) => ErrorClass::DoesNotFit,
-            Self::Device(_) | Self::Thread(_) => ErrorClass::Machine,
+            Self::Device(_) | Self::Thread(_) | Self::OverPlan(_) => {
+                ErrorClass::Machine
+            }
         }
     }
 }
@@ -218,7 +224,7 @@ impl Engine {
         }
         let in_flight_max = options.limits.running_max as usize + options.waiting_max;
         let mut loaded = Loaded::new(&file, &config, (&plan, options))?;
-        let parts = loaded.shared_parts(&file, (shape, plan), in_flight_max)?;
+        let parts = loaded.shared_parts(&file, shape, in_flight_max)?;
         if parts.tokenizer.vocab_len() > config.vocab_len {
             let (vocab_len, table_rows) = (parts.tokenizer.vocab_len(), config.vocab_len);
             return Err(LoadError::VocabMismatch {
@@ -274,138 +280,3 @@ impl Drop for Engine {
     }
 }
 
-/// Everything the engine thread will own, before it starts.
-struct Loaded {
-    device: CpuDevice,
-    model: Box<dyn kvist_model::Model>,
-    kv: kvist_device::KvCache,
-    scheduler: Scheduler,
-    batch: BatchLimits,
-    pool: PoolShape,
-}
-
-impl Loaded {
-    fn new(
-        file: &GgufFile,
-        config: &DecoderConfig,
-        (plan, options): (&Plan, &EngineOptions),
-    ) -> Result<Self, LoadError> {
-        let Limits {
-            block_size,
-            running_max,
-            step_tokens_max,
-            kv_dtype,
-            threads,
-            ..
-        } = options.limits;
-        let isa = options.isa.unwrap_or_else(Isa::detect);
-        let threads = NonZeroUsize::new(threads as usize).unwrap_or(NonZeroUsize::MIN);
-        let mut device = CpuDevice::new(CpuOptions { threads, isa })?;
-        let running_max = running_max as usize;
-        let blocks_total = options
-            .kv_blocks_max
-            .map_or(plan.kv.blocks, |max| plan.kv.blocks.min(max));
-        let batch = BatchLimits {
-            block_size,
-            tokens_max: step_tokens_max.len(),
-            sequences_max: running_max,
-            tables_max: tables_max(plan, running_max, block_size),
-        };
-        let scheduler = Scheduler::new(SchedulerConfig {
-            block_size,
-            blocks_limit: blocks_total,
-            blocks_max: blocks_total,
-            running_max,
-            waiting_max: running_max + options.waiting_max,
-            step_tokens_max,
-            chunk_max: options.chunk_max,
-            model_len_max: plan.model_len,
-            prefix_caching: options.prefix_caching,
-            partial_hits: false,
-            watermark: Blocks(blocks_total.0 / 100),
-        })?;
-        let kv = device.alloc_kv(KvSpec {
-            blocks: blocks_total.len(),
-            block_size: block_size.len(),
-            layers: config.layers,
-            kv_heads: config.kv_heads,
-            head_dim: config.head_dim,
-            dtype: kv_dtype,
-            readers: KvReaders {
-                heads: config.heads,
-                tokens_max: batch.tokens_max,
-                context_max: plan.model_len.len(),
-            },
-        })?;
-        let shape = StepShape {
-            tokens_max: batch.tokens_max,
-            sequences_max: batch.sequences_max,
-            tables_max: batch.tables_max,
-        };
-        let model = kvist_model::load(file, &mut device, shape, &Placement::default())?;
-        let pool = PoolShape {
-            block_size,
-            blocks_total,
-        };
-        Ok(Self {
-            device,
-            model,
-            kv,
-            scheduler,
-            batch,
-            pool,
-        })
-    }
-
-    fn shared_parts(
-        &mut self,
-        file: &GgufFile,
-        (shape, plan): (ModelShape, Plan),
-        in_flight_max: usize,
-    ) -> Result<SharedParts, LoadError> {
-        let spec = vocab_spec(file.metadata())?;
-        let template = chat_template(file.metadata(), &spec)?;
-        let tokenizer = kvist_text::from_vocab(spec)?;
-        let caps = self.device.caps();
-        let info = ModelInfo {
-            name: shape.name,
-            architecture: shape.architecture,
-            vocab_len: tokenizer.vocab_len(),
-            model_len: plan.model_len,
-            has_chat_template: template.is_some(),
-            isa: caps.isa,
-            threads: caps.threads,
-            plan,
-        };
-        Ok(SharedParts {
-            info,
-            tokenizer,
-            template,
-            pool: self.pool,
-            in_flight_max,
-        })
-    }
-
-    fn into_core(self, shared: Arc<Shared>) -> Core {
-        Core {
-            scheduler: self.scheduler,
-            device: Box::new(self.device),
-            model: self.model,
-            kv: self.kv,
-            sampler: Sampler::new(shared.tokenizer.vocab_len()),
-            tokenizer: Arc::clone(&shared.tokenizer),
-            live: std::collections::BTreeMap::new(),
-            batch: BatchScratch::new(self.batch),
-            shared,
-        }
-    }
-}
-
-/// Entries all block tables of a step can have: no more than each running sequence at full length.
-/// Tables may share blocks, so the pool alone is no bound.
-fn tables_max(plan: &Plan, running_max: usize, block_size: Tokens) -> usize {
-    plan.model_len
-        .div_ceil(block_size)
-        .len()
-        .saturating_mul(running_max)
-}

@@ -32,6 +32,12 @@ pub struct GenerateSpec {
     pub end_tokens: EndTokens,
     /// Whether special tokens appear in the text.
     pub special_tokens: SpecialTokens,
+    /// Requests share KV blocks only with those of the same salt.
+    pub cache_salt: Option<String>,
+    /// Lower is served earlier, and later preempted; 0 is usual.
+    pub priority: i32,
+    /// On whose account it runs, where shares are to be fair.
+    pub tenant: Option<String>,
 }
 
 impl GenerateSpec {
@@ -51,6 +57,9 @@ impl GenerateSpec {
             output_max: None,
             end_tokens: EndTokens::Stop,
             special_tokens: SpecialTokens::Hide,
+            cache_salt: None,
+            priority: 0,
+            tenant: None,
         }
     }
 }
@@ -85,4 +94,8 @@ pub(crate) struct GenerateRequest {
     pub(crate) ends: Vec<TokenId>,
     pub(crate) output_max: Tokens,
     pub(crate) special_tokens: SpecialTokens,
+    /// Root of the prefixes it may share.
+    pub(crate) cache_root: u64,
+    pub(crate) priority: i32,
+    pub(crate) tenant: u64,
 }

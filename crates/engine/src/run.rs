@@ -1,19 +1,17 @@
 //! The engine thread: take in what callers sent, run a step, repeat; wait when there is nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Instant;
 
 use kvist_base::SeqId;
-use kvist_sched::PoolCounts;
+use kvist_sched::{AdmitError, PoolCounts};
 
 use crate::error::EngineFault;
 use crate::handle::EngineStatus;
 use crate::live::Live;
 use crate::shared::{Command, Submission};
 use crate::step::{Core, gauges};
-
-/// Sequences of one model share blocks; a second root would be another adapter or salt.
-const CACHE_ROOT: u64 = 0;
 
 /// Serves until drained or failed; returns the pool's last state.
 pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> PoolCounts {
@@ -34,15 +32,21 @@ pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> PoolCounts {
 fn serve(core: &mut Core, commands: &Receiver<Command>) -> Result<(), EngineFault> {
     loop {
         core.cancel_abandoned();
-        core.take_in(commands);
+        core.take_in(commands)?;
         if core.scheduler.has_work() {
             core.step()?;
         } else if core.shared.status() == EngineStatus::Draining && core.shared.is_empty() {
             return Ok(());
         } else {
-            match commands.recv() {
-                Ok(command) => core.accept(command),
-                Err(_) => return Ok(()),
+            core.report();
+            let next = match core.memory.idle.due_in(Instant::now()) {
+                None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => commands.recv_timeout(wait),
+            };
+            match next {
+                Ok(command) => core.accept(command)?,
+                Err(RecvTimeoutError::Timeout) => core.rest(),
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
@@ -62,7 +66,7 @@ fn stop(core: &mut Core, commands: &Receiver<Command>, fault: &EngineFault) {
     while !core.shared.is_empty() {
         let Ok(command) = commands.recv() else { return };
         if let Command::Submit(submission) = command {
-            let (_, live) = Live::new(*submission, &core.tokenizer, CACHE_ROOT);
+            let (_, live) = Live::new(*submission, &core.tokenizer);
             core.shared.update_metrics(|metrics| {
                 metrics.accepted += 1;
                 live.fail(fault.clone(), metrics);
@@ -73,21 +77,33 @@ fn stop(core: &mut Core, commands: &Receiver<Command>, fault: &EngineFault) {
 
 impl Core {
     /// Accepts everything callers have sent so far, without waiting.
-    fn take_in(&mut self, commands: &Receiver<Command>) {
+    fn take_in(&mut self, commands: &Receiver<Command>) -> Result<(), EngineFault> {
         while let Ok(command) = commands.try_recv() {
-            self.accept(command);
+            self.accept(command)?;
         }
+        Ok(())
     }
 
-    fn accept(&mut self, command: Command) {
-        if let Command::Submit(submission) = command {
-            self.admit(*submission);
+    fn accept(&mut self, command: Command) -> Result<(), EngineFault> {
+        match command {
+            Command::Submit(submission) => self.admit(*submission),
+            Command::Control(control) => self.control(control)?,
+            Command::Wake => {}
         }
+        Ok(())
+    }
+
+    /// Nothing has been served for a while: what only might be of use goes back to the system.
+    fn rest(&mut self) {
+        let bytes = self.release_kv();
+        self.memory.idle.released();
+        self.report();
+        tracing::debug!(%bytes, "idle: KV memory given back");
     }
 
     fn admit(&mut self, submission: Submission) {
         let id = submission.id;
-        let (sequence, live) = Live::new(submission, &self.tokenizer, CACHE_ROOT);
+        let (sequence, live) = Live::new(submission, &self.tokenizer);
         let prompt_len = sequence.prompt.len() as u64;
         match self.scheduler.admit(sequence) {
             Ok(()) => {
@@ -96,6 +112,17 @@ impl Core {
                     metrics.accepted += 1;
                     metrics.prompt_tokens += prompt_len;
                     gauges(&self.scheduler, metrics);
+                });
+            }
+            // A smaller budget overtook the request.
+            Err(AdmitError::NeverFits {
+                blocks_needed: needed,
+                blocks_total: total,
+            }) => {
+                let fault = EngineFault::PoolShrunk { needed, total };
+                self.shared.update_metrics(|metrics| {
+                    metrics.accepted += 1;
+                    live.fail(fault, metrics);
                 });
             }
             // `Shared::check` and the bound on requests in flight rule this out; if they ever

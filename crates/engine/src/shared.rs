@@ -2,18 +2,22 @@
 //! numbers of the last step.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use kvist_base::{Blocks, SeqId, TokenId, Tokens};
+use kvist_plan::{Ledger, Plan};
 use kvist_sample::SamplingParams;
 use kvist_text::{ChatInput, ChatTemplate, SpecialText, StopMatcher, Tokenizer, encode_prompt};
 
+use crate::control::Control;
 use crate::emit::{Emitter, channel};
 use crate::error::{EngineFault, RequestError, SubmitError};
 use crate::handle::{EngineStatus, ModelInfo, RequestHandle};
+use crate::memory::KvReport;
 use crate::metrics::MetricsSnapshot;
 use crate::request::{EndTokens, GenerateRequest, GenerateSpec, Prompt};
 
@@ -21,6 +25,8 @@ use crate::request::{EndTokens, GenerateRequest, GenerateSpec, Prompt};
 pub(crate) enum Command {
     /// Serve this.
     Submit(Box<Submission>),
+    /// Change this, and reply.
+    Control(Control),
     /// Look at the status: it has changed.
     Wake,
 }
@@ -38,16 +44,32 @@ pub(crate) struct Submission {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PoolShape {
     pub(crate) block_size: Tokens,
-    pub(crate) blocks_total: Blocks,
+    /// Blocks at the start; a new budget changes it.
+    pub(crate) blocks_limit: Blocks,
 }
+
+/// The model's memory as of the last step.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryView {
+    pub(crate) plan: Plan,
+    pub(crate) ledger: Ledger,
+    pub(crate) kv: KvReport,
+}
+
+/// Roots of prefixes without a salt. Kept between processes, unlike the others.
+pub(crate) const UNSALTED_ROOT: u64 = 0;
 
 pub(crate) struct Shared {
     pub(crate) info: ModelInfo,
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) template: Option<ChatTemplate>,
-    pub(crate) pool: PoolShape,
+    block_size: Tokens,
+    blocks_limit: AtomicU32,
     pub(crate) in_flight_max: usize,
     pub(crate) commands: SyncSender<Command>,
+    /// Salts and tenants become numbers nobody outside can aim at.
+    names: RandomState,
+    memory: Mutex<MemoryView>,
     in_flight: AtomicUsize,
     next_id: AtomicU64,
     status: Mutex<EngineStatus>,
@@ -60,6 +82,7 @@ pub(crate) struct SharedParts {
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) pool: PoolShape,
+    pub(crate) memory: MemoryView,
     pub(crate) in_flight_max: usize,
 }
 
@@ -83,15 +106,19 @@ impl Shared {
             tokenizer,
             template,
             pool,
+            memory,
             in_flight_max,
         } = parts;
         Self {
             info,
             tokenizer,
             template,
-            pool,
+            block_size: pool.block_size,
+            blocks_limit: AtomicU32::new(pool.blocks_limit.0),
             in_flight_max,
             commands,
+            names: RandomState::new(),
+            memory: Mutex::new(memory),
             in_flight: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
             status: Mutex::new(EngineStatus::Ready),
@@ -109,6 +136,37 @@ impl Shared {
 
     pub(crate) fn update_metrics(&self, update: impl FnOnce(&mut MetricsSnapshot)) {
         update(&mut lock(&self.metrics));
+    }
+
+    pub(crate) fn memory(&self) -> MemoryView {
+        lock(&self.memory).clone()
+    }
+
+    pub(crate) fn update_memory<T>(&self, update: impl FnOnce(&mut MemoryView) -> T) -> T {
+        update(&mut lock(&self.memory))
+    }
+
+    pub(crate) fn set_blocks_limit(&self, limit: Blocks) {
+        self.blocks_limit.store(limit.0, Ordering::Release);
+    }
+
+    fn blocks_limit(&self) -> Blocks {
+        Blocks(self.blocks_limit.load(Ordering::Acquire))
+    }
+
+    /// Sends a control and waits for the reply. `None`: the engine has stopped.
+    pub(crate) fn control<T>(&self, control: impl FnOnce(SyncSender<T>) -> Control) -> Option<T> {
+        let (reply, answer) = sync_channel(1);
+        self.commands.send(Command::Control(control(reply))).ok()?;
+        answer.recv().ok()
+    }
+
+    /// The root of a salt's prefixes.
+    fn cache_root(&self, salt: Option<&str>) -> u64 {
+        salt.map_or(UNSALTED_ROOT, |salt| {
+            // The hash of a salt may be the unsalted root, once in 2^64.
+            self.names.hash_one(salt).max(UNSALTED_ROOT + 1)
+        })
     }
 
     pub(crate) fn drain(&self) {
@@ -232,7 +290,11 @@ impl Shared {
         let sampling = SamplingParams::new(sampling, self.tokenizer.vocab_len())?;
         let prompt = self.prompt_tokens(spec.prompt)?;
         let output_max = self.output_max(tokens_of(prompt.len()), spec.output_max)?;
+        let tenant = spec.tenant.as_deref();
         Ok(GenerateRequest {
+            cache_root: self.cache_root(spec.cache_salt.as_deref()),
+            priority: spec.priority,
+            tenant: tenant.map_or(0, |tenant| self.names.hash_one(tenant)),
             prompt,
             sampling,
             stop,
@@ -302,12 +364,10 @@ impl Shared {
             });
         }
         // Nothing is computed from the last output token, so it never needs a slot.
-        let needed = (prompt + output - Tokens(1)).div_ceil(self.pool.block_size);
-        if needed > self.pool.blocks_total {
-            return Err(RequestError::PoolExceeded {
-                needed,
-                total: self.pool.blocks_total,
-            });
+        let needed = (prompt + output - Tokens(1)).div_ceil(self.block_size);
+        let total = self.blocks_limit();
+        if needed > total {
+            return Err(RequestError::PoolExceeded { needed, total });
         }
         Ok(output)
     }

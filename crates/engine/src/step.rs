@@ -18,6 +18,7 @@ use kvist_sched::{ChunkOutcome, Scheduler, StepOutcome, StepPlan};
 use kvist_text::Tokenizer;
 
 use crate::error::EngineFault;
+use crate::keeper::Memory;
 use crate::live::Live;
 use crate::metrics::MetricsSnapshot;
 use crate::pack::BatchScratch;
@@ -33,6 +34,7 @@ pub(crate) struct Core {
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) live: BTreeMap<SeqId, Live>,
     pub(crate) batch: BatchScratch,
+    pub(crate) memory: Memory,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -53,6 +55,8 @@ impl Core {
         }
         let (outcome, faults) = self.sample(&plan)?;
         self.commit(plan, outcome, &faults);
+        self.memory.idle.worked(Instant::now());
+        self.report();
         Ok(())
     }
 
