@@ -7,10 +7,10 @@ use kvist_plan::{Holding, Ledger, LineKind, OverPlan, Plan};
 
 use crate::idle::IdleRelease;
 use crate::memory::KvReport;
-use crate::step::Core;
+use crate::step::{Core, gauges};
 
-/// Label of the buffer that holds logits, which have a line of their own.
-const LOGITS: &str = "logits";
+/// Label of the buffers that hold weights which are vectors.
+const VECTORS: &str = "norms and biases";
 
 /// What the engine thread knows of its memory.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct Memory {
 impl Core {
     /// Writes the pool's state where callers see it.
     pub(crate) fn report(&mut self) {
+        self.shared
+            .update_metrics(|metrics| gauges(&self.scheduler, metrics));
         let counts = self.scheduler.pool_counts();
         let committed = self.device.kv_committed(self.kv);
         let block_bytes = Bytes::of_len(self.device.kv_block_bytes(self.kv));
@@ -64,24 +66,18 @@ impl Core {
     }
 }
 
-/// Enters what a loaded device and model hold for good. Lines nobody can measure from inside
-/// (tokenizer, threads, connections, margin) count as planned.
+/// Enters what a loaded device and model hold for good. Lines that are not measured from inside
+/// count as planned.
 pub(crate) fn charge(ledger: &mut Ledger, device: &DeviceMemory) -> Result<(), OverPlan> {
-    let logits: Bytes = device
-        .buffers
-        .iter()
-        .filter(|(label, _)| *label == LOGITS)
-        .map(|(_, bytes)| *bytes)
-        .sum();
-    let buffers: Bytes = device.buffers.iter().map(|(_, bytes)| *bytes).sum();
-    let activations = buffers.saturating_sub(logits) + device.scratch;
-    ledger.set(LineKind::WeightsResident, all(device.weights))?;
+    let vectors = device.buffers.iter().filter(|(label, _)| *label == VECTORS);
+    let vectors: Bytes = vectors.map(|(_, bytes)| *bytes).sum();
+    ledger.set(LineKind::WeightsResident, all(device.weights + vectors))?;
     ledger.set(LineKind::WeightsRing, all(device.stream_ring))?;
-    ledger.set(LineKind::Activations, all(activations))?;
-    ledger.set(LineKind::Logits, all(logits))?;
     for kind in [
         LineKind::WeightsMapped,
         LineKind::KvTables,
+        LineKind::Activations,
+        LineKind::Logits,
         LineKind::Sampler,
         LineKind::Tokenizer,
         LineKind::Threads,

@@ -123,9 +123,7 @@ impl LoadError {
             Self::Model(_) => ErrorClass::ModelBad,
             Self::Limits(_) | Self::Scheduler(_) => ErrorClass::Config,
             Self::DoesNotFit(_) => ErrorClass::DoesNotFit,
-            Self::Device(_) | Self::Thread(_) | Self::OverPlan(_) => {
-                ErrorClass::Machine
-            }
+            Self::Device(_) | Self::Thread(_) | Self::OverPlan(_) => ErrorClass::Machine,
         }
     }
 }
@@ -279,4 +277,3 @@ impl Drop for Engine {
         self.stop();
     }
 }
-

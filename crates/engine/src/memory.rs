@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn resident_memory_is_read_in_kib() {
-        let status = "Name:\tkvist\nVmRSS:\t    2048 kB\nRssAnon:\t    1024 kB\nRssFile:\t 1024 kB\n";
+        let status =
+            "Name:\tkvist\nVmRSS:\t    2048 kB\nRssAnon:\t    1024 kB\nRssFile:\t 1024 kB\n";
         let expected = ProcessMemory {
             resident: Bytes::MIB * 2,
             anonymous: Bytes::MIB,

@@ -96,6 +96,4 @@ pub(crate) struct GenerateRequest {
     pub(crate) special_tokens: SpecialTokens,
     /// Root of the prefixes it may share.
     pub(crate) cache_root: u64,
-    pub(crate) priority: i32,
-    pub(crate) tenant: u64,
 }

@@ -117,7 +117,7 @@ impl Core {
             // A smaller budget overtook the request.
             Err(AdmitError::NeverFits {
                 blocks_needed: needed,
-                blocks_total: total,
+                blocks_limit: total,
             }) => {
                 let fault = EngineFault::PoolShrunk { needed, total };
                 self.shared.update_metrics(|metrics| {

@@ -290,11 +290,8 @@ impl Shared {
         let sampling = SamplingParams::new(sampling, self.tokenizer.vocab_len())?;
         let prompt = self.prompt_tokens(spec.prompt)?;
         let output_max = self.output_max(tokens_of(prompt.len()), spec.output_max)?;
-        let tenant = spec.tenant.as_deref();
         Ok(GenerateRequest {
             cache_root: self.cache_root(spec.cache_salt.as_deref()),
-            priority: spec.priority,
-            tenant: tenant.map_or(0, |tenant| self.names.hash_one(tenant)),
             prompt,
             sampling,
             stop,

@@ -1,6 +1,6 @@
 //! The same plan under another budget, while the model is being served.
 
-use kvist_base::Bytes;
+use kvist_base::{Blocks, Bytes};
 use thiserror::Error;
 
 use crate::budget::BudgetSource;
@@ -26,14 +26,19 @@ impl Plan {
         fixed.map(|line| line.bytes).sum()
     }
 
+    /// The least budget that leaves so many blocks.
+    pub fn budget_for(&self, blocks: Blocks) -> Bytes {
+        self.fixed() + BlockCost::of(&self.kv).bytes(blocks)
+    }
+
     /// The smallest budget [`replan`](Self::replan) accepts.
     pub fn budget_min(&self) -> Bytes {
-        self.fixed() + BlockCost::of(&self.kv).bytes(self.kv.blocks_min)
+        self.budget_for(self.kv.blocks_min)
     }
 
     /// The budget beyond which more brings nothing.
     pub fn budget_max(&self) -> Bytes {
-        self.fixed() + BlockCost::of(&self.kv).bytes(self.kv.blocks_max)
+        self.budget_for(self.kv.blocks_max)
     }
 
     /// This plan under another budget. Only the KV pool and its tables change: the pool gets what the
