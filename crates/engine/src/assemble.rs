@@ -164,7 +164,6 @@ fn scheduler(
 fn placement(plan: &Plan) -> Placement {
     Placement {
         streamed_layers: plan.offload.layers.clone(),
-        ..Placement::default()
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::mpsc::SyncSender;
 
 use kvist_base::{Blocks, Bytes};
 use kvist_plan::BudgetTooSmall;
-use kvist_sched::{CacheInUse, ResizeError};
+use kvist_sched::{BlockCopy, CacheInUse, ResizeError};
 
 use crate::error::EngineFault;
 use crate::memory::BudgetError;
@@ -59,11 +59,7 @@ impl Core {
             Ok(resized) => resized,
             Err(error) => return Ok(Err(self.busy(&error, budget))),
         };
-        for copy in &resized.copies {
-            self.device
-                .kv_copy(self.kv, copy.from, copy.to)
-                .map_err(|error| EngineFault::Device(error.to_string()))?;
-        }
+        self.copy(&resized.copies)?;
         self.give_back();
         self.report();
         self.adopt(plan);
@@ -71,6 +67,14 @@ impl Core {
         let preempted = resized.preempted.len();
         tracing::info!(%budget, blocks = limit.0, preempted, "budget changed");
         Ok(Ok(()))
+    }
+
+    /// Copies blocks within the pool.
+    pub(crate) fn copy(&mut self, copies: &[BlockCopy]) -> Result<(), EngineFault> {
+        copies
+            .iter()
+            .try_for_each(|copy| self.device.kv_copy(self.kv, copy.from, copy.to))
+            .map_err(|error| EngineFault::Device(error.to_string()))
     }
 
     /// A refused resize in the caller's terms: the budget at which it would not have been.

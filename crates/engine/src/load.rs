@@ -235,6 +235,8 @@ impl Engine {
         let shared = Arc::new(Shared::new(parts, sender));
         let mut core = loaded.into_core(Arc::clone(&shared));
         core.device = wrap(core.device);
+        // Before anyone can ask.
+        core.report();
         let thread = thread::Builder::new()
             .name("kvist-engine".to_owned())
             .spawn(move || run(core, &commands))

@@ -15,8 +15,6 @@ use crate::step::{Core, gauges};
 
 /// Serves until drained or failed; returns the pool's last state.
 pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> PoolCounts {
-    core.shared
-        .update_metrics(|metrics| gauges(&core.scheduler, metrics));
     let served = catch_unwind(AssertUnwindSafe(|| serve(&mut core, commands)));
     let fault = match served {
         Ok(Ok(())) => None,

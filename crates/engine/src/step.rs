@@ -48,6 +48,10 @@ impl Core {
             self.scheduler.abandon(plan);
             return Ok(());
         }
+        if let Err(fault) = self.copy(plan.copies()) {
+            self.scheduler.abandon(plan);
+            return Err(fault);
+        }
         let batch = self.batch.pack(&plan, &self.scheduler);
         if let Err(error) = self.model.forward(&mut *self.device, self.kv, &batch) {
             self.scheduler.abandon(plan);

@@ -100,13 +100,17 @@ impl<'a> Binder<'a> {
     /// A vector of f32, whatever format the file has it in.
     pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Buf, ModelError> {
         let values = self.values(name, len)?;
-        self.upload(&values)
+        self.upload("norms and biases", &values)
     }
 
     /// Values as a buffer of the device.
-    pub(crate) fn upload(&mut self, values: &[f32]) -> Result<Buf, ModelError> {
+    pub(crate) fn upload(
+        &mut self,
+        label: &'static str,
+        values: &[f32],
+    ) -> Result<Buf, ModelError> {
         let spec = BufSpec {
-            label: "norms and biases",
+            label,
             element: Element::F32,
             len: values.len(),
         };

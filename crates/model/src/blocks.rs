@@ -107,7 +107,7 @@ impl Trunk {
                 .zip(factors)
                 .for_each(|(freq, factor)| *freq /= factor);
         }
-        let inv_freq = binder.upload(&inv_freq)?;
+        let inv_freq = binder.upload("rotation frequencies", &inv_freq)?;
         let buffers = StepBuffers::alloc(binder.device(), &config, shape)?;
         binder.device().reserve(shape.tokens_max)?;
         Ok(Self {

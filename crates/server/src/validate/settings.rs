@@ -30,6 +30,9 @@ impl Settings {
             sampling.seed = mix64(sampling.seed ^ mix64(choice as u64));
         }
         GenerateSpec {
+            cache_salt: None,
+            priority: 0,
+            tenant: None,
             prompt,
             sampling,
             stop: self.stop.clone(),
