@@ -139,7 +139,6 @@ async fn metrics_count_what_happened_under_vllms_names() {
         ("vllm:generation_tokens_total{}", 20.0),
         ("vllm:num_preemptions_total{}", 0.0),
         ("vllm:prefix_cache_queries_total{}", 12.0),
-        ("vllm:prefix_cache_hits_total{}", 0.0),
         (
             "vllm:request_success_total{,finished_reason=\"length\"}",
             4.0,
@@ -157,6 +156,8 @@ async fn metrics_count_what_happened_under_vllms_names() {
             value(name)
         );
     }
+    // How many find their prompt depends on which are finished by then; the last token is never found.
+    assert!(value("vllm:prefix_cache_hits_total{}") <= 8.0);
     let blocks: f64 = ["free", "held", "cached"]
         .iter()
         .map(|state| value(&format!("kvist_kv_blocks{{,state=\"{state}\"}}")))
