@@ -156,6 +156,7 @@ fn scheduler(
         model_len_max: plan.model_len,
         prefix_caching: options.prefix_caching,
         partial_hits: options.prefix_caching,
+        tier_slots: 0,
         watermark: Blocks(blocks_limit.0 / 100),
     })?)
 }

@@ -2,7 +2,7 @@
 
 use kvist_base::{Blocks, SeqId, Tokens};
 
-use crate::kv::{BlockCopy, PrefixHit};
+use crate::kv::PrefixHit;
 use crate::plan::Begun;
 use crate::schedule::Draft;
 use crate::scheduler::Scheduler;
@@ -37,11 +37,24 @@ impl Scheduler {
         let is_whole = hit.shorten(usable / block_size);
         let start = hit.blocks.len() * block_size;
         assert!(start <= usable);
-        if self.config.partial_hits && self.hasher.is_some() {
+        if !is_whole && self.is_restoring_cheaper() {
+            hit.slots = self.pool.restorable(root, &hit, &sequence.chain, tokens);
+            // A block is worth restoring if anything of it can be used.
+            hit.slots.truncate((usable - start).div_ceil(block_size));
+        }
+        if hit.slots.is_empty() && self.config.partial_hits && self.hasher.is_some() {
             let end = usable.min(start + block_size - 1);
             hit.tail = self.pool.tail_after(root, &hit, &tokens[start..end]);
         }
         (hit, is_whole)
+    }
+
+    /// Whether a block is sooner restored than computed.
+    fn is_restoring_cheaper(&self) -> bool {
+        self.tier_costs.is_none_or(|costs| {
+            let tokens = u64::from(self.config.block_size.0);
+            costs.restore_ns_per_block < costs.compute_ns_per_token.saturating_mul(tokens)
+        })
     }
 
     /// Whether all that is known of a waiting sequence can be computed without a preemption.
@@ -77,20 +90,21 @@ impl Scheduler {
         let shared_len = hit.count().capacity(self.config.block_size);
         let shared_len = shared_len.expect("a hit is shorter than its sequence");
         let copied_len = hit.tail.map_or(Tokens::ZERO, |tail| tail.len);
-        let hit_len = shared_len + copied_len;
+        let usable = sequence.known_len() - Tokens(1) - shared_len;
+        let restored_len = hit.slots_len(self.config.block_size).min(usable);
+        let hit_len = shared_len + restored_len + copied_len;
         assert!(hit_len < sequence.known_len());
         let is_first = sequence.first_hit_len.is_none();
-        if let Some(tail) = hit.tail {
-            self.pool.pin(tail.block);
+        if hit_len > shared_len {
+            self.pool.pin(hit);
             let extended = self.pool.extend(&mut sequence.table, hit_len);
             extended.expect("fitting_hit counted the blocks");
-            draft.copies.push(BlockCopy {
-                from: tail.block,
-                to: sequence.table.blocks()[hit.blocks.len()],
-            });
+            let fresh = &sequence.table.blocks()[hit.blocks.len()..];
+            draft.take_up(hit, fresh);
             draft.begun.push(Begun {
                 seq: id,
                 is_first,
+                restored_len,
                 copied_len,
             });
         }

@@ -2,7 +2,7 @@
 
 use kvist_base::{FinishReason, SeqId};
 
-use crate::kv::{BlockPool, FullBlock, Indexed, Parent};
+use crate::kv::{BlockPool, FullBlock, Indexed, Parent, TierSlot};
 use crate::plan::{Chunk, ChunkOutcome, StepOutcome, StepPlan};
 use crate::scheduler::Scheduler;
 use crate::sequence::{FinishedSequence, Sequence, SequenceState};
@@ -24,8 +24,11 @@ impl Scheduler {
         );
         self.take_in(&plan);
         self.totals.copied_blocks += plan.copies.len() as u64;
-        let copied = plan.begun.iter().map(|begun| u64::from(begun.copied_len.0));
-        self.totals.copied_tokens += copied.sum::<u64>();
+        self.totals.restored_blocks += plan.restores.len() as u64;
+        for begun in &plan.begun {
+            self.totals.copied_tokens += u64::from(begun.copied_len.0);
+            self.totals.restored_tokens += u64::from(begun.restored_len.0);
+        }
         let mut finished = Vec::new();
         for (chunk, outcome) in plan.chunks.iter().zip(outcome.chunks) {
             finished.extend(self.commit_chunk(chunk, outcome));
@@ -36,12 +39,33 @@ impl Scheduler {
     }
 
     /// Takes back a plan that was not carried out, or not to its end: nothing of it counts as
-    /// computed. Its sequences keep their blocks and get the same spans again; those that began
-    /// with content the step was to put in place wait again instead.
+    /// computed, and what it was to spill is lost. Its sequences keep their blocks and get the same
+    /// spans again; those that began with content the step was to put in place wait again instead.
     ///
     /// # Panics
     /// The plan is not the latest one of this scheduler.
     pub fn abandon(&mut self, plan: StepPlan) {
+        for spill in &plan.spills {
+            self.pool.lose_slot(spill.slot);
+        }
+        self.undo(plan);
+    }
+
+    /// Takes back a plan whose spills were carried out, and of whose restores these could not be:
+    /// the content of their slots is forgotten. Sequences that began with restored or copied content
+    /// wait again, and find what is left.
+    ///
+    /// # Panics
+    /// The plan is not the latest one of this scheduler, or does not restore one of the slots.
+    pub fn abandon_failed_restores(&mut self, plan: StepPlan, failed: &[TierSlot]) {
+        for slot in failed {
+            assert!(plan.restores.iter().any(|restore| restore.slot == *slot));
+            self.pool.lose_slot(*slot);
+        }
+        self.undo(plan);
+    }
+
+    fn undo(&mut self, plan: StepPlan) {
         self.take_in(&plan);
         for chunk in &plan.chunks {
             assert_eq!(self.live(chunk.seq).computed_len, chunk.start);
@@ -120,6 +144,7 @@ impl Scheduler {
         for block_idx in sequence.indexed_count..full_count {
             let start = block_idx * block_size;
             let full = FullBlock {
+                root: sequence.cache_root,
                 hash: sequence.chain[block_idx],
                 parent: parent_at(&self.pool, sequence, block_idx),
                 tokens: &sequence.tokens[start..start + block_size],

@@ -28,6 +28,9 @@ pub struct SchedulerConfig {
     /// Whether a part of a block is reused too, by copying: needs `prefix_caching`, and a device that
     /// carries out `StepPlan::copies`.
     pub partial_hits: bool,
+    /// Blocks the second tier holds; 0: there is none. Needs `prefix_caching`, and a device that
+    /// carries out `StepPlan::spills` and `StepPlan::restores`.
+    pub tier_slots: u32,
     /// Blocks an admission leaves unpromised, so that running sequences can grow a little before
     /// one must be preempted. Waived when nothing runs.
     pub watermark: Blocks,
@@ -50,6 +53,12 @@ impl SchedulerConfig {
             return Err(ConfigError::ModelLenTooSmall {
                 limit: MODEL_LEN_MIN,
                 given: self.model_len_max,
+            });
+        }
+        if self.tier_slots > 0 && !self.prefix_caching {
+            return Err(ConfigError::Missing {
+                field: "tier_slots",
+                needs: "prefix_caching",
             });
         }
         if self.blocks_limit > self.blocks_max {
@@ -87,6 +96,14 @@ pub enum ConfigError {
         limit: Tokens,
         /// The context length asked for.
         given: Tokens,
+    },
+    /// A feature that builds on another one, which is off.
+    #[error("{field} has no use without {needs}")]
+    Missing {
+        /// The name of the field in [`SchedulerConfig`].
+        field: &'static str,
+        /// The name of the field it builds on.
+        needs: &'static str,
     },
     /// The pool would start larger than it may ever be.
     #[error("blocks_limit ({given}) must not be larger than blocks_max ({limit})")]

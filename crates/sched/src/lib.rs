@@ -13,6 +13,9 @@
 //! out spans (`Chunk`) until they meet; chunked prefill, prefix hits and recomputation after a
 //! preemption are the same thing seen from different starts.
 //!
+//! A plan also says what is to be in which block before anything is computed: contents to write to a
+//! second tier, to read from it, to copy.
+//!
 //! KV memory is a pool of blocks. A block is in exactly one of three states: *free* (no content
 //! worth keeping), *held* (in at least one block table) or *cached* (indexed by its content, in no
 //! table; evictable). See `kv` for how blocks are shared.
@@ -31,10 +34,13 @@ mod sequence;
 pub mod sim;
 #[cfg(test)]
 mod tests;
+mod tier;
 
 pub use config::{AdmitError, CacheInUse, ConfigError, ResizeError, SchedulerConfig};
-pub use kv::{BlockCopy, BlockState, PoolCounts};
+pub use kv::{
+    BlockCopy, BlockState, PoolCounts, Restore, Spill, TierEntry, TierEntryError, TierSlot,
+};
 pub use plan::{Chunk, ChunkOutcome, StepOutcome, StepPlan};
 pub use resize::Resized;
-pub use scheduler::{Dropped, Scheduler, Totals};
+pub use scheduler::{Dropped, Scheduler, TierCosts, Totals};
 pub use sequence::{FinishedSequence, NewSequence, SequenceState, SequenceView};

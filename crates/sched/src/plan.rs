@@ -2,7 +2,7 @@
 
 use kvist_base::{FinishReason, SeqId, TokenId, Tokens};
 
-use crate::kv::BlockCopy;
+use crate::kv::{BlockCopy, Restore, Spill};
 
 /// A span of one sequence to compute in one step.
 ///
@@ -32,6 +32,8 @@ impl Chunk {
 
 /// What to compute in one step. The blocks it writes are already in the tables.
 ///
+/// It is carried out in this order: spills, restores, copies, then the chunks.
+///
 /// A plan that is not empty goes back to its scheduler, through `commit` or `abandon`, before the
 /// next one is made. It cannot be cloned, so it cannot be committed twice.
 #[must_use = "a plan holds up its scheduler until it is committed or abandoned"]
@@ -40,6 +42,8 @@ pub struct StepPlan {
     pub(crate) step: u64,
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) preempted: Vec<SeqId>,
+    pub(crate) spills: Vec<Spill>,
+    pub(crate) restores: Vec<Restore>,
     pub(crate) copies: Vec<BlockCopy>,
     pub(crate) begun: Vec<Begun>,
     pub(crate) token_count: Tokens,
@@ -51,6 +55,8 @@ pub(crate) struct Begun {
     pub(crate) seq: SeqId,
     /// Whether it begins for the first time.
     pub(crate) is_first: bool,
+    /// Tokens it finds in restored blocks.
+    pub(crate) restored_len: Tokens,
     /// Tokens it finds in a copied block.
     pub(crate) copied_len: Tokens,
 }
@@ -68,8 +74,20 @@ impl StepPlan {
         &self.preempted
     }
 
-    /// Blocks to copy before anything is computed, whole; their order does not matter. A destination
-    /// is not a source, and no chunk of the step writes to a source before it is read.
+    /// Contents to write to the second tier before their blocks are written again. No slot is named
+    /// twice.
+    pub fn spills(&self) -> &[Spill] {
+        &self.spills
+    }
+
+    /// Contents to read from the second tier after all spills: a slot may be among both. A block is
+    /// named once, a slot perhaps more often.
+    pub fn restores(&self) -> &[Restore] {
+        &self.restores
+    }
+
+    /// Blocks to copy after all restores, whole; their order does not matter. No destination is a
+    /// source, and nothing of the plan writes to a source before.
     pub fn copies(&self) -> &[BlockCopy] {
         &self.copies
     }

@@ -3,12 +3,14 @@
 use kvist_base::{Blocks, SeqId};
 
 use crate::config::ResizeError;
-use crate::kv::BlockCopy;
+use crate::kv::{BlockCopy, Spill};
 use crate::scheduler::Scheduler;
 
 /// What a resize did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resized {
+    /// Contents to write to the second tier, before anything is copied.
+    pub spills: Vec<Spill>,
     /// Blocks that have moved. The device must copy them before the next plan is made; their order
     /// does not matter.
     pub copies: Vec<BlockCopy>,
@@ -55,6 +57,7 @@ impl Scheduler {
         self.totals.moved_blocks += copies.len() as u64;
         self.check_sums();
         Ok(Resized {
+            spills: self.pool.take_spills(),
             copies,
             dropped_cached,
             preempted,

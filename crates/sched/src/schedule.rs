@@ -1,8 +1,8 @@
 //! Decide: spans and blocks for one step.
 
-use kvist_base::{Blocks, SeqId, Tokens};
+use kvist_base::{BlockId, Blocks, SeqId, Tokens};
 
-use crate::kv::BlockCopy;
+use crate::kv::{BlockCopy, PrefixHit, Restore};
 use crate::plan::{Begun, Chunk, StepPlan};
 use crate::queue::Arrival;
 use crate::scheduler::Scheduler;
@@ -16,10 +16,25 @@ pub(crate) struct Draft {
     /// Their sources are pinned until the plan is made.
     pub(crate) copies: Vec<BlockCopy>,
     pub(crate) begun: Vec<Begun>,
+    /// Their slots are pinned until the plan is made.
+    pub(crate) restores: Vec<Restore>,
     tokens_left: Tokens,
 }
 
 impl Draft {
+    /// Plans how what a hit does not share gets into these blocks.
+    pub(crate) fn take_up(&mut self, hit: &PrefixHit, fresh: &[BlockId]) {
+        let pairs = hit.slots.iter().zip(fresh);
+        let restores = pairs.map(|(&slot, &block)| Restore { slot, block });
+        self.restores.extend(restores);
+        if let Some(tail) = hit.tail {
+            self.copies.push(BlockCopy {
+                from: tail.block,
+                to: fresh[0],
+            });
+        }
+    }
+
     fn push(&mut self, chunk: Chunk) {
         assert!(chunk.token_count() <= self.tokens_left);
         self.tokens_left = self.tokens_left - chunk.token_count();
@@ -61,6 +76,8 @@ impl Scheduler {
             step: self.step,
             chunks: draft.chunks,
             preempted: draft.preempted,
+            spills: self.pool.take_spills(),
+            restores: draft.restores,
             copies: draft.copies,
             begun: draft.begun,
             token_count: self.config.step_tokens_max - draft.tokens_left,
@@ -160,6 +177,7 @@ impl Scheduler {
         for copy in &draft.copies {
             self.pool.unpin(copy.from);
         }
+        self.pool.unpin_slots();
     }
 
     /// Blocks that running sequences will ask for to compute what they know already. To let others

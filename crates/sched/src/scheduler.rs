@@ -7,7 +7,7 @@ use std::ops::Range;
 use kvist_base::{BlockId, Blocks, FinishReason, SeqId, Tokens};
 
 use crate::config::{AdmitError, CacheInUse, ConfigError, SchedulerConfig};
-use crate::kv::{BlockPool, BlockState, BlockTable, ChainHasher, PoolCounts, PoolSizes};
+use crate::kv::{BlockPool, BlockState, BlockTable, ChainHasher, PoolCounts, PoolSizes, Spill};
 use crate::plan::Chunk;
 use crate::queue::{Arrival, ArrivalQueue};
 use crate::sequence::{
@@ -36,6 +36,8 @@ pub struct Scheduler {
     pub(crate) plan_is_out: bool,
     /// The chunk list of the last plan, kept so that a step need not allocate one.
     pub(crate) spare_chunks: Vec<Chunk>,
+    /// `None`: restoring is always cheaper.
+    pub(crate) tier_costs: Option<TierCosts>,
     pub(crate) totals: Totals,
 }
 
@@ -44,6 +46,17 @@ pub struct Scheduler {
 pub struct Dropped {
     /// Blocks that were cached and are free now.
     pub blocks: Blocks,
+    /// Contents to write to the second tier, before the next plan is made.
+    pub spills: Vec<Spill>,
+}
+
+/// What it costs to restore a block, and what to compute it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierCosts {
+    /// Nanoseconds to read a block from the second tier.
+    pub restore_ns_per_block: u64,
+    /// Nanoseconds to compute a token of a prompt.
+    pub compute_ns_per_token: u64,
 }
 
 /// Counts since the scheduler was made.
@@ -66,6 +79,14 @@ pub struct Totals {
     pub copied_blocks: u64,
     /// Tokens that were not computed thanks to these copies.
     pub copied_tokens: u64,
+    /// Contents given a slot of the second tier.
+    pub spilled_blocks: u64,
+    /// Blocks restored from the second tier.
+    pub restored_blocks: u64,
+    /// Tokens that were not computed thanks to these.
+    pub restored_tokens: u64,
+    /// Slots of the second tier whose content was lost.
+    pub lost_slots: u64,
     /// Blocks moved to lower ids when the pool was made smaller.
     pub moved_blocks: u64,
     /// Times a full block stayed out of the prefix index because another content has its hash.
@@ -87,6 +108,7 @@ impl Scheduler {
         let sizes = PoolSizes {
             block_size: config.block_size,
             limit: config.blocks_limit,
+            tier_slots: config.tier_slots,
         };
         let hasher = config
             .prefix_caching
@@ -101,6 +123,7 @@ impl Scheduler {
             step: 0,
             plan_is_out: false,
             spare_chunks: Vec::new(),
+            tier_costs: None,
             totals: Totals::default(),
             config,
         })
@@ -218,7 +241,8 @@ impl Scheduler {
         is_running
     }
 
-    /// Makes every cached block free, so that nothing computed so far is reused.
+    /// Makes every cached block free and empties the second tier, so that nothing computed so far is
+    /// reused.
     ///
     /// # Errors
     /// Blocks are held; they may be part of the cache.
@@ -227,7 +251,7 @@ impl Scheduler {
         if !held.is_empty() {
             return Err(CacheInUse { held });
         }
-        self.pool.drop_cached(Blocks::ZERO);
+        self.pool.forget_all();
         Ok(())
     }
 
@@ -237,6 +261,7 @@ impl Scheduler {
         assert!(!self.plan_is_out, "drop_cached during a step");
         Dropped {
             blocks: self.pool.drop_cached(keep),
+            spills: self.pool.take_spills(),
         }
     }
 
@@ -280,6 +305,8 @@ impl Scheduler {
     pub fn totals(&self) -> Totals {
         Totals {
             evictions: self.pool.eviction_count(),
+            spilled_blocks: self.pool.spill_count(),
+            lost_slots: self.pool.lost_slot_count(),
             ..self.totals
         }
     }

@@ -32,10 +32,21 @@ impl ChainHasher {
         assert!(chain.len() <= full_count);
         for block_idx in chain.len()..full_count {
             let start = block_idx * self.block_size.len();
-            let before = chain.last().copied().unwrap_or_else(|| self.root(root));
-            chain.push(self.link(before, &tokens[start..start + self.block_size.len()]));
+            let before = chain.last().copied();
+            chain.push(self.next(before, root, &tokens[start..start + self.block_size.len()]));
         }
         assert_eq!(chain.len(), full_count);
+    }
+
+    /// The hash of a full block after those whose hash is `before`.
+    pub(super) fn next(
+        &self,
+        before: Option<ChainHash>,
+        root: u64,
+        tokens: &[TokenId],
+    ) -> ChainHash {
+        assert_eq!(tokens.len(), self.block_size.len());
+        self.link(before.unwrap_or_else(|| self.root(root)), tokens)
     }
 
     fn root(&self, root: u64) -> ChainHash {

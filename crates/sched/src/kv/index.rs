@@ -6,6 +6,7 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use kvist_base::{BlockId, Blocks, TokenId, Tokens, mix64};
 
 use super::chain::ChainHash;
+use super::tier::Named;
 
 /// The content of an indexed block and of everything before it. Never used for another content, so
 /// it outlives the block: content can move to another block, or leave and come back.
@@ -33,6 +34,8 @@ impl Hash for Parent {
 /// The content of a full block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FullBlock<'a> {
+    /// The cache root of the sequence.
+    pub(crate) root: u64,
     pub(crate) hash: ChainHash,
     pub(crate) parent: Parent,
     /// `block_size` of them.
@@ -53,12 +56,19 @@ pub(super) enum Found {
 struct Entry {
     content: ContentId,
     /// `None`: the block is a tail.
-    hash: Option<ChainHash>,
+    key: Option<Key>,
     parent: Parent,
     len: usize,
 }
 
-type ByHash<K, V> = HashMap<K, V, BuildHasherDefault<HashedBits>>;
+/// What a full block has beside its parent and tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    root: u64,
+    hash: ChainHash,
+}
+
+pub(super) type ByHash<K, V> = HashMap<K, V, BuildHasherDefault<HashedBits>>;
 
 /// Content to block, and back. A forest: see the module's rule 1.
 #[derive(Debug)]
@@ -72,8 +82,6 @@ pub(super) struct PrefixIndex {
     /// `[limit][block_size]`.
     tokens: Vec<TokenId>,
     block_size: Tokens,
-    /// Contents named so far.
-    content_count: u64,
 }
 
 impl PrefixIndex {
@@ -85,7 +93,6 @@ impl PrefixIndex {
             children: HashMap::default(),
             tokens: Vec::new(),
             block_size,
-            content_count: 0,
         };
         index.resize(limit);
         index
@@ -124,7 +131,7 @@ impl PrefixIndex {
         let entry = self.entries[id.idx()]
             .as_ref()
             .expect("every hash leads to an indexed block");
-        assert_eq!(entry.hash, Some(full.hash));
+        assert_eq!(entry.key.map(|key| key.hash), Some(full.hash));
         if entry.parent == full.parent && self.tokens_of(id) == full.tokens {
             Found::Same(id)
         } else {
@@ -167,38 +174,56 @@ impl PrefixIndex {
         tokens.starts_with(self.tokens_of(before)).then_some(before)
     }
 
-    pub(super) fn insert(&mut self, id: BlockId, full: &FullBlock<'_>) {
-        assert_eq!(full.tokens.len(), self.block_size.len());
-        let replaced = self.by_hash.insert(full.hash, id);
+    pub(super) fn insert(&mut self, id: BlockId, named: &Named<'_>) {
+        let FullBlock {
+            root,
+            hash,
+            parent,
+            tokens,
+        } = named.full;
+        assert_eq!(tokens.len(), self.block_size.len());
+        let replaced = self.by_hash.insert(hash, id);
         assert_eq!(replaced, None, "one hash, one block");
-        let entry = self.entry(full.parent, full.tokens);
-        self.place(
-            id,
-            full.tokens,
-            Entry {
-                hash: Some(full.hash),
-                ..entry
-            },
-        );
-    }
-
-    /// Indexes the beginning of a block. It is never a parent.
-    pub(super) fn insert_tail(&mut self, id: BlockId, parent: Parent, tokens: &[TokenId]) {
-        assert!((1..self.block_size.len()).contains(&tokens.len()));
-        assert!(!self.has_beginning(parent, tokens));
-        let entry = self.entry(parent, tokens);
+        let entry = Entry {
+            content: named.content,
+            key: Some(Key { root, hash }),
+            parent,
+            len: tokens.len(),
+        };
         self.place(id, tokens, entry);
     }
 
-    fn entry(&mut self, parent: Parent, tokens: &[TokenId]) -> Entry {
-        let content = ContentId(self.content_count);
-        self.content_count += 1;
-        Entry {
+    /// Indexes the beginning of a block. It is never a parent.
+    pub(super) fn insert_tail(
+        &mut self,
+        id: BlockId,
+        content: ContentId,
+        (parent, tokens): (Parent, &[TokenId]),
+    ) {
+        assert!((1..self.block_size.len()).contains(&tokens.len()));
+        assert!(!self.has_beginning(parent, tokens));
+        let entry = Entry {
             content,
-            hash: None,
+            key: None,
             parent,
             len: tokens.len(),
-        }
+        };
+        self.place(id, tokens, entry);
+    }
+
+    /// A full block's content by all that identifies it; `None` for a tail.
+    pub(super) fn named(&self, id: BlockId) -> Option<Named<'_>> {
+        let entry = self.entries[id.idx()]?;
+        let Key { root, hash } = entry.key?;
+        Some(Named {
+            content: entry.content,
+            full: FullBlock {
+                root,
+                hash,
+                parent: entry.parent,
+                tokens: self.tokens_of(id),
+            },
+        })
     }
 
     fn place(&mut self, id: BlockId, tokens: &[TokenId], entry: Entry) {
@@ -222,8 +247,8 @@ impl PrefixIndex {
             !self.children.contains_key(&Parent::Content(entry.content)),
             "eviction would orphan a block"
         );
-        if let Some(hash) = entry.hash {
-            let removed = self.by_hash.remove(&hash);
+        if let Some(key) = entry.key {
+            let removed = self.by_hash.remove(&key.hash);
             assert_eq!(removed, Some(id));
         }
         let siblings = self.children.get_mut(&parent);
@@ -253,14 +278,14 @@ impl PrefixIndex {
         let siblings = self.children.get_mut(&parent);
         siblings.expect("an indexed block is a child")[place] = to;
         let entry = self.entries[from.idx()].take();
-        let hash = entry.and_then(|entry| entry.hash);
+        let key = entry.and_then(|entry| entry.key);
         self.entries[to.idx()] = entry;
         let size = self.block_size.len();
         let start = from.idx() * size;
         self.tokens
             .copy_within(start..start + size, to.idx() * size);
-        if let Some(hash) = hash {
-            let replaced = self.by_hash.insert(hash, to);
+        if let Some(key) = key {
+            let replaced = self.by_hash.insert(key.hash, to);
             assert_eq!(replaced, Some(from));
         }
     }
@@ -272,14 +297,17 @@ impl PrefixIndex {
         &self.tokens[start..start + len]
     }
 
+    /// The block that has a content, for checking.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn block_of(&self, content: ContentId) -> Option<BlockId> {
+        let is_it = |entry: &Option<Entry>| entry.is_some_and(|e| e.content == content);
+        let idx = self.entries.iter().position(is_it)?;
+        u32::try_from(idx).ok().map(BlockId)
+    }
+
     /// Root and tokens of the whole prefix that ends with this block, for checking.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn prefix_of(&self, id: BlockId) -> Option<(u64, Vec<TokenId>)> {
-        let block_of = |content| {
-            let is_it = |entry: &Option<Entry>| entry.is_some_and(|e| e.content == content);
-            let idx = self.entries.iter().position(is_it)?;
-            u32::try_from(idx).ok().map(BlockId)
-        };
         let mut reversed = Vec::new();
         let mut at = Some(id);
         loop {
@@ -290,7 +318,7 @@ impl PrefixIndex {
                     reversed.reverse();
                     return Some((root, reversed));
                 }
-                Parent::Content(content) => at = block_of(content),
+                Parent::Content(content) => at = self.block_of(content),
             }
         }
     }
@@ -303,7 +331,7 @@ fn common_len(one: &[TokenId], other: &[TokenId]) -> usize {
 
 /// Takes bits that are mixed already as they are. Fixed, so that no run differs from another.
 #[derive(Clone, Copy, Debug, Default)]
-struct HashedBits(u64);
+pub(super) struct HashedBits(u64);
 
 impl Hasher for HashedBits {
     fn finish(&self) -> u64 {

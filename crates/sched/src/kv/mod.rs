@@ -27,19 +27,26 @@
 //!    a made one, costs a miss and cannot serve foreign content.
 
 mod chain;
+mod hit;
 mod ids;
 mod index;
+mod persist;
 mod pool;
 mod resize;
+mod spill;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tier;
 
 pub(crate) use chain::{ChainHash, ChainHasher};
+pub(crate) use hit::PrefixHit;
 pub(crate) use index::{FullBlock, Parent};
+pub use persist::{TierEntry, TierEntryError};
 #[cfg(any(test, feature = "sim"))]
 pub(crate) use pool::PlantedBug;
-pub(crate) use pool::{BlockPool, Indexed, PoolSizes, PrefixHit};
+pub(crate) use pool::{BlockPool, Indexed, PoolSizes};
 pub use pool::{BlockState, PoolCounts};
 pub use resize::BlockCopy;
 pub(crate) use table::BlockTable;
+pub use tier::{Restore, Spill, TierSlot};

@@ -6,9 +6,11 @@ use std::ops::Range;
 use kvist_base::{BlockId, Blocks, TokenId, Tokens};
 
 use super::chain::ChainHash;
+use super::hit::{PrefixHit, Tail};
 use super::ids::IdSet;
 use super::index::{ContentId, Found, FullBlock, Parent, PrefixIndex};
 use super::table::BlockTable;
+use super::tier::{Named, Tier, TierSlot};
 
 /// What a block is good for. It is in exactly one of these states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,6 +49,8 @@ pub(crate) struct PoolSizes {
     pub(crate) block_size: Tokens,
     /// Blocks at the start; their ids are `0..limit`.
     pub(crate) limit: Blocks,
+    /// Blocks the second tier holds; 0: there is none.
+    pub(crate) tier_slots: u32,
 }
 
 /// There are fewer blocks available than asked for. Nothing was changed.
@@ -74,6 +78,8 @@ pub(crate) enum PlantedBug {
     TrustHashes,
     /// Leave one table behind when blocks move.
     ForgetOneTable,
+    /// Restore what has the right tokens, whatever comes before it.
+    RestoreForeignParent,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,7 +105,14 @@ pub(crate) struct BlockPool {
     cached_clock: u64,
     held_count: u32,
     pub(super) index: PrefixIndex,
+    /// Contents named so far.
+    content_count: u64,
+    pub(super) tier: Option<Tier>,
+    /// Contents given a slot since `take_spills` was last called.
+    pub(super) spills: BTreeMap<TierSlot, BlockId>,
     eviction_count: u64,
+    pub(super) spill_count: u64,
+    pub(super) lost_slot_count: u64,
     #[cfg(any(test, feature = "sim"))]
     pub(crate) planted: Option<PlantedBug>,
 }
@@ -116,7 +129,12 @@ impl BlockPool {
             cached_clock: 0,
             held_count: 0,
             index: PrefixIndex::new(sizes.block_size, sizes.limit),
+            content_count: 0,
+            tier: (sizes.tier_slots > 0).then(|| Tier::new(sizes.block_size, sizes.tier_slots)),
+            spills: BTreeMap::new(),
             eviction_count: 0,
+            spill_count: 0,
+            lost_slot_count: 0,
             #[cfg(any(test, feature = "sim"))]
             planted: None,
         }
@@ -132,6 +150,16 @@ impl BlockPool {
         };
         assert_eq!(counts.free + counts.held + counts.cached, counts.total);
         counts
+    }
+
+    pub(super) fn block_size(&self) -> Tokens {
+        self.block_size
+    }
+
+    pub(super) fn new_content(&mut self) -> ContentId {
+        let content = ContentId(self.content_count);
+        self.content_count += 1;
+        content
     }
 
     /// Blocks there are; their ids are `0..limit`.
@@ -172,6 +200,7 @@ impl BlockPool {
         let mut parent = Parent::Root(root);
         for (&hash, tokens) in chain.iter().zip(tokens.chunks_exact(self.block_size.len())) {
             let Some(id) = self.find(&FullBlock {
+                root,
                 hash,
                 parent,
                 tokens,
@@ -206,16 +235,21 @@ impl BlockPool {
         tokens: &[TokenId],
     ) -> Option<Tail> {
         assert!(tokens.len() < self.block_size.len());
-        let parent = match hit.blocks.last() {
-            None => Parent::Root(root),
-            Some(last) => Parent::Content(self.index.content_of(*last)?),
-        };
+        let parent = self.parent_after(root, hit)?;
         let (block, len) = self.index.closest(parent, tokens)?;
         let len = u32::try_from(len).expect("less than a block");
         Some(Tail {
             block,
             len: Tokens(len),
         })
+    }
+
+    /// What comes before the block after a hit; `None` if that is not indexed.
+    pub(super) fn parent_after(&self, root: u64, hit: &PrefixHit) -> Option<Parent> {
+        match hit.blocks.last() {
+            None => Some(Parent::Root(root)),
+            Some(last) => self.index.content_of(*last).map(Parent::Content),
+        }
     }
 
     /// How many of these blocks are cached, so that holding them leaves fewer available.
@@ -238,9 +272,12 @@ impl BlockPool {
         }
     }
 
-    /// Keeps a block as it is until `unpin`, whoever else lets go of it.
-    pub(crate) fn pin(&mut self, id: BlockId) {
-        self.hold(id);
+    /// Keeps what a hit copies and restores as it is, until `unpin` and `unpin_slots`.
+    pub(crate) fn pin(&mut self, hit: &PrefixHit) {
+        if let Some(tail) = hit.tail {
+            self.hold(tail.block);
+        }
+        self.pin_slots(&hit.slots);
     }
 
     /// As if it had been used just now.
@@ -282,6 +319,7 @@ impl BlockPool {
             .cached
             .pop_first()
             .expect("extend counted the available blocks");
+        self.spill(id);
         self.index.remove(id);
         self.eviction_count += 1;
         id
@@ -304,7 +342,14 @@ impl BlockPool {
         match self.index.find(full) {
             Found::Nothing => {
                 self.drop_tail_within(full.parent, full.tokens);
-                self.index.insert(own, full);
+                let content = self.name(full);
+                self.index.insert(
+                    own,
+                    &Named {
+                        content,
+                        full: *full,
+                    },
+                );
                 Indexed::Added
             }
             Found::Same(other) => {
@@ -324,7 +369,8 @@ impl BlockPool {
         assert_eq!(self.blocks[id.idx()].holders, 1);
         if !self.index.has_beginning(parent, tokens) {
             self.drop_tail_within(parent, tokens);
-            self.index.insert_tail(id, parent, tokens);
+            let content = self.new_content();
+            self.index.insert_tail(id, content, (parent, tokens));
         }
     }
 
@@ -353,6 +399,7 @@ impl BlockPool {
         let count = self.counts().cached.saturating_sub(keep);
         for _ in 0..count.0 {
             let (_, id) = self.cached.pop_first().expect("just counted");
+            self.spill(id);
             self.index.remove(id);
             self.free.insert(id.0);
         }
@@ -413,36 +460,5 @@ impl BlockPool {
     pub(crate) fn allocation_order(&self) -> Vec<BlockId> {
         let free = self.free.runs().flatten().map(BlockId);
         free.chain(self.cached.values().copied()).collect()
-    }
-}
-
-/// Indexed blocks that hold the beginning of a sequence.
-#[derive(Debug, Default)]
-pub(crate) struct PrefixHit {
-    /// Whole blocks, to be shared.
-    pub(crate) blocks: Vec<BlockId>,
-    /// A part of one more, to be copied.
-    pub(crate) tail: Option<Tail>,
-}
-
-/// The beginning of an indexed block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tail {
-    pub(crate) block: BlockId,
-    /// At least one, and less than a block.
-    pub(crate) len: Tokens,
-}
-
-impl PrefixHit {
-    /// Drops blocks from the end until at most `count_max` are left; says whether any were.
-    pub(crate) fn shorten(&mut self, count_max: usize) -> bool {
-        let is_longer = self.blocks.len() > count_max;
-        self.blocks.truncate(count_max);
-        is_longer
-    }
-
-    /// Blocks to share.
-    pub(crate) fn count(&self) -> Blocks {
-        Blocks(u32::try_from(self.blocks.len()).expect("a hit holds no more than the pool has"))
     }
 }

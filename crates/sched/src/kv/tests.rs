@@ -10,6 +10,7 @@ fn pool(block_size: u32, limit: u32) -> BlockPool {
     BlockPool::new(PoolSizes {
         block_size: Tokens(block_size),
         limit: Blocks(limit),
+        tier_slots: 0,
     })
 }
 
@@ -29,6 +30,7 @@ fn index_all(pool: &mut BlockPool, table: &mut BlockTable, tokens: &[TokenId], f
         };
         let tokens = &tokens[block_idx * 16..(block_idx + 1) * 16];
         let full = FullBlock {
+            root: 0,
             hash: *hash,
             parent,
             tokens,
@@ -322,6 +324,7 @@ impl Pair {
         };
         let tokens = &user.tokens[block_idx * size..(block_idx + 1) * size];
         let full = FullBlock {
+            root: 0,
             hash: user.chain[block_idx],
             parent,
             tokens,

@@ -6,7 +6,8 @@ use kvist_base::{BlockId, SeqId, TokenId};
 
 use super::model::Tag;
 use super::report::Rule;
-use crate::kv::{BlockCopy, BlockState};
+use crate::config::SchedulerConfig;
+use crate::kv::{BlockCopy, BlockState, Restore, Spill, TierSlot};
 use crate::plan::StepPlan;
 use crate::scheduler::Scheduler;
 use crate::sequence::SequenceView;
@@ -17,13 +18,17 @@ pub(super) struct FakeDevice {
     block_size: usize,
     /// `None`: nothing a reader could use.
     slots: Vec<Option<Tag>>,
+    /// What was last written to each slot of the second tier.
+    tier: Vec<Vec<Option<Tag>>>,
 }
 
 impl FakeDevice {
-    pub(super) fn new(block_size: usize, blocks_max: usize) -> Self {
+    pub(super) fn new(config: &SchedulerConfig) -> Self {
+        let block_size = config.block_size.len();
         Self {
             block_size,
-            slots: vec![None; block_size * blocks_max],
+            slots: vec![None; block_size * config.blocks_max.len()],
+            tier: vec![vec![None; block_size]; config.tier_slots as usize],
         }
     }
 
@@ -51,7 +56,23 @@ impl FakeDevice {
 
     /// A plan that failed somewhere: nothing it was to write can be relied on.
     pub(super) fn fail(&mut self, scheduler: &Scheduler, plan: &StepPlan) -> Result<(), Rule> {
+        for spill in plan.spills() {
+            self.damage(spill.slot);
+        }
+        self.fail_after_spills(scheduler, plan)
+    }
+
+    /// As `fail`, once the spills were carried out.
+    pub(super) fn fail_after_spills(
+        &mut self,
+        scheduler: &Scheduler,
+        plan: &StepPlan,
+    ) -> Result<(), Rule> {
         self.scrub(scheduler, plan)?;
+        for restore in plan.restores() {
+            let to = self.range(restore.block);
+            self.slots[to].fill(None);
+        }
         for copy in plan.copies() {
             let to = self.range(copy.to);
             self.slots[to].fill(None);
@@ -70,6 +91,26 @@ impl FakeDevice {
         }
     }
 
+    /// Writes blocks to the second tier.
+    pub(super) fn spill(&mut self, spills: &[Spill]) {
+        for spill in spills {
+            let block = &self.slots[self.range(spill.block)];
+            self.tier[spill.slot.0 as usize].copy_from_slice(block);
+        }
+    }
+
+    fn restore(&mut self, restores: &[Restore]) {
+        for restore in restores {
+            let to = self.range(restore.block);
+            self.slots[to].copy_from_slice(&self.tier[restore.slot.0 as usize]);
+        }
+    }
+
+    /// What is in a slot of the second tier cannot be read any more.
+    pub(super) fn damage(&mut self, slot: TierSlot) {
+        self.tier[slot.0 as usize].fill(None);
+    }
+
     /// Copies whole blocks, in the order given.
     pub(super) fn copy(&mut self, copies: &[BlockCopy]) {
         for copy in copies {
@@ -86,6 +127,8 @@ impl FakeDevice {
     /// Carries out a plan; returns the content at the end of each chunk. Chunks may run in any order,
     /// so what they read must be there before the first write and after the last.
     pub(super) fn run(&mut self, scheduler: &Scheduler, plan: &StepPlan) -> Result<Vec<Tag>, Rule> {
+        self.spill(plan.spills());
+        self.restore(plan.restores());
         self.copy(plan.copies());
         self.scrub(scheduler, plan)?;
         for chunk in plan.chunks() {
@@ -138,14 +181,19 @@ impl FakeDevice {
 
     /// Whether a block has the content that ends `tokens`; it may be a tail.
     pub(super) fn has(&self, block: BlockId, cache_root: u64, tokens: &[TokenId]) -> bool {
+        self.is_end(&self.slots[self.range(block)], cache_root, tokens)
+    }
+
+    /// Whether a slot of the second tier has the content that ends `tokens`.
+    pub(super) fn tier_has(&self, slot: TierSlot, cache_root: u64, tokens: &[TokenId]) -> bool {
+        self.is_end(&self.tier[slot.0 as usize], cache_root, tokens)
+    }
+
+    fn is_end(&self, found: &[Option<Tag>], cache_root: u64, tokens: &[TokenId]) -> bool {
         let tags = tags(cache_root, tokens);
-        let expected = tags[(tags.len() - 1) / self.block_size * self.block_size..]
-            .iter()
-            .copied()
-            .map(Some);
-        let start = self.range(block).start;
-        let found = &self.slots[start..start + expected.len()];
-        found.iter().copied().eq(expected)
+        let start = (tags.len() - 1) / self.block_size * self.block_size;
+        let expected = tags[start..].iter().copied().map(Some);
+        found[..expected.len()].iter().copied().eq(expected)
     }
 }
 

@@ -34,24 +34,9 @@ impl World {
             last = key;
             self.check_chunk(chunk)?;
         }
-        self.check_copies(plan)?;
+        self.check_moves(plan)?;
         self.check_nobody_skipped(plan, before)?;
         self.check_order(plan, before)
-    }
-
-    /// Copies can be carried out in any order, each into a block of one sequence.
-    fn check_copies(&self, plan: &StepPlan) -> Result<(), Rule> {
-        let copies = plan.copies();
-        for (idx, copy) in copies.iter().enumerate() {
-            let is_twice = copies[..idx].iter().any(|other| other.to == copy.to);
-            let is_source = copies.iter().any(|other| other.from == copy.to);
-            let pool = &self.scheduler.pool;
-            let is_indexed = pool.indexed_prefix(copy.from).is_some();
-            if is_twice || is_source || !is_indexed || pool.holders(copy.to) != 1 {
-                return Err(Rule::BadCopy { block: copy.to });
-            }
-        }
-        Ok(())
     }
 
     /// A running sequence goes without a chunk only when the step is full, and then so does

@@ -17,6 +17,7 @@ mod resize;
 pub(crate) mod scenario;
 #[cfg(test)]
 mod tests;
+mod tier;
 mod world;
 
 use std::cell::Cell;

@@ -65,13 +65,33 @@ counts! {
         prefix_hits_again,
         /// Whole sequences found cached, so that a block was computed again.
         last_block_recomputes,
+        /// Contents given a slot of the second tier.
+        spilled_blocks,
+        /// Contents that left the pool because it was made smaller.
+        spilled_by_resize,
+        /// Contents that left the pool on demand.
+        spilled_by_drop,
+        /// Plans abandoned that should have spilled, by spills.
+        abandoned_spills,
+        /// Blocks restored.
+        restored_blocks,
+        /// Restores of what the same plan spilled.
+        restored_at_once,
+        /// Sequences that had run before and found something to restore.
+        restored_again,
+        /// Restores that failed.
+        failed_restores,
+        /// Plans abandoned that should have restored, by restores.
+        abandoned_restores,
+        /// Slots lost between steps.
+        lost_slots,
         /// Blocks copied to go on from within them.
         copied_blocks,
         /// Copies out of a block that tables hold.
         copied_from_held,
         /// Copies out of a block that was not full.
         copied_from_tails,
-        /// Plans abandoned that should have copied.
+        /// Plans abandoned that should have copied, by copies.
         abandoned_copies,
         /// Cached blocks overwritten.
         evictions,
@@ -165,8 +185,12 @@ pub enum Rule {
     Overtaken { seq: SeqId },
     #[error("slot {slot} is written twice in a step, the second time by sequence {seq}")]
     WrittenTwice { slot: usize, seq: SeqId },
-    #[error("{block} is copied onto while it is a source, written twice, or not in use")]
-    BadCopy { block: BlockId },
+    #[error("{block} cannot be spilled, restored or copied like this")]
+    BadMove { block: BlockId },
+    #[error("slot {slot} of the second tier has other content than it should")]
+    BadSlot { slot: u32 },
+    #[error("slot {slot} of the second tier was kept longer than what comes before it")]
+    OrphanedSlot { slot: u32 },
     #[error("position {position} of sequence {seq} has no block")]
     NoBlock { seq: SeqId, position: usize },
     #[error("sequence {seq} reads position {position} in slot {slot}: {found}")]

@@ -6,6 +6,7 @@ use super::report::Rule;
 use super::world::World;
 use crate::config::ResizeError;
 use crate::resize::Resized;
+use crate::scheduler::Dropped;
 
 impl World {
     /// Resizes the pool; its copies are carried out at once.
@@ -62,6 +63,8 @@ impl World {
             }
             self.report.moved_shared_blocks += u64::from(self.scheduler.pool.holders(copy.to) > 1);
         }
+        self.report.spilled_by_resize += resized.spills.len() as u64;
+        self.device.spill(&resized.spills);
         self.device.copy(&resized.copies);
         self.device.scrub_free(&self.scheduler);
         self.report.preempted_by_resize += resized.preempted.len() as u64;
@@ -95,7 +98,9 @@ impl World {
 
     pub(super) fn drop_cached(&mut self, keep: Blocks) -> Result<(), Rule> {
         let before = self.scheduler.pool_counts();
-        let blocks = self.scheduler.drop_cached(keep).blocks;
+        let Dropped { blocks, spills } = self.scheduler.drop_cached(keep);
+        self.report.spilled_by_drop += spills.len() as u64;
+        self.device.spill(&spills);
         let after = self.scheduler.pool_counts();
         if blocks != before.cached.saturating_sub(keep) || after.cached != before.cached.min(keep) {
             return Err(Rule::BadDrop { blocks });

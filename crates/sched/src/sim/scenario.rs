@@ -5,6 +5,8 @@ use kvist_base::{Blocks, SeqId, TokenId, Tokens, mix64};
 use super::model::FakeModel;
 use super::world::Event;
 use crate::config::SchedulerConfig;
+use crate::kv::TierSlot;
+use crate::scheduler::TierCosts;
 use crate::sequence::NewSequence;
 
 /// The splitmix64 stream of a seed.
@@ -61,6 +63,8 @@ enum Kind {
     Reset,
     Resize,
     DropCached,
+    LoseSlot,
+    StepDamaged,
 }
 
 /// Relative odds of the kinds.
@@ -82,6 +86,8 @@ fn draw_odds(rng: &mut Rng) -> Odds {
         odd(Kind::Reset, 2),
         odd(Kind::Resize, 4),
         odd(Kind::DropCached, 2),
+        odd(Kind::LoseSlot, 1),
+        odd(Kind::StepDamaged, 2),
     ];
     odds.push((Kind::Admit, rng.between(1, 10)));
     odds.push((Kind::Step, rng.between(4, 20)));
@@ -93,6 +99,7 @@ fn draw_odds(rng: &mut Rng) -> Odds {
 pub(crate) struct Scenario {
     pub(crate) config: SchedulerConfig,
     pub(crate) hash_mask: u128,
+    pub(super) tier_costs: Option<TierCosts>,
     pub(super) model: FakeModel,
     pub(super) event_count: u32,
     odds: Odds,
@@ -105,6 +112,7 @@ impl Scenario {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let block_size = Tokens(rng.between(1, 4));
         let blocks_limit = Blocks(rng.between(3, 12));
+        let prefix_caching = !rng.one_in(8);
         let chunk_max = rng.one_in(2).then(|| Tokens(rng.between(1, 6)));
         Self {
             config: SchedulerConfig {
@@ -116,13 +124,22 @@ impl Scenario {
                 step_tokens_max: Tokens(rng.between(1, 24)),
                 chunk_max,
                 model_len_max: Tokens(rng.between(4, 48)),
-                prefix_caching: !rng.one_in(8),
+                prefix_caching,
                 partial_hits: !rng.one_in(4),
+                tier_slots: if prefix_caching {
+                    rng.between(0, 12).saturating_sub(4)
+                } else {
+                    0
+                },
                 watermark: Blocks(rng.between(0, 4).saturating_sub(2)),
             },
             hash_mask: *rng
                 .pick(&[u128::MAX, u128::MAX, u128::MAX, 7, 0])
                 .expect("not empty"),
+            tier_costs: rng.one_in(3).then(|| TierCosts {
+                restore_ns_per_block: 10,
+                compute_ns_per_token: u64::from(rng.between(2, 11)),
+            }),
             model: FakeModel {
                 stop_every: u64::from(rng.between(0, 26).saturating_sub(6)),
             },
@@ -156,6 +173,10 @@ impl Scenario {
             (Some(Kind::Resize), _) => {
                 Event::Resize(Blocks(rng.between(0, self.config.blocks_max.0 + 1)))
             }
+            (Some(Kind::LoseSlot), _) => {
+                Event::LoseSlot(TierSlot(rng.between(0, self.config.tier_slots)))
+            }
+            (Some(Kind::StepDamaged), _) => Event::StepDamaged(rng.bits()),
             (Some(Kind::DropCached), _) => Event::DropCached(Blocks(rng.between(0, 3))),
             _ => Event::Step,
         }

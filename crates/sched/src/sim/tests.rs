@@ -61,6 +61,15 @@ fn a_table_left_behind_by_a_resize_is_found() {
     );
 }
 
+#[test]
+fn a_restored_block_of_another_prefix_is_found() {
+    let violation = run_planted(0..2_000, Some(PlantedBug::RestoreForeignParent)).unwrap_err();
+    assert!(
+        matches!(violation.what, Rule::BadRead { .. }),
+        "{violation}"
+    );
+}
+
 /// All histories of `len` events over an alphabet that reaches every door, each drained to its end.
 fn run_all(scenario: &Scenario, len: u32) -> SimReport {
     let prompt = |text: &str| {
@@ -113,10 +122,11 @@ fn run_all(scenario: &Scenario, len: u32) -> SimReport {
 #[test]
 fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
     let mut report = SimReport::default();
-    for (block_size, blocks_limit, step_tokens_max) in [(1, 3, 2), (2, 2, 4), (2, 3, 1), (1, 1, 1)]
-    {
+    let settings = [(1, 3, 2, 2), (2, 2, 4, 1), (2, 3, 1, 0)];
+    for (block_size, blocks_limit, step_tokens_max, tier_slots) in settings {
         let mut scenario = Scenario::draw(&mut Rng::new(0));
         scenario.hash_mask = u128::MAX;
+        scenario.tier_costs = None;
         scenario.model = FakeModel { stop_every: 0 };
         scenario.config = SchedulerConfig {
             block_size: Tokens(block_size),
@@ -129,6 +139,7 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
             model_len_max: Tokens(8),
             prefix_caching: true,
             partial_hits: true,
+            tier_slots,
             watermark: Blocks(0),
         };
         report.merge(&run_all(&scenario, 5));
@@ -136,6 +147,11 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
     let unreachable_here = [
         "refused_too_long",
         "finished_stop",
+        "spilled_by_drop",
+        "restored_at_once",
+        "failed_restores",
+        "abandoned_restores",
+        "lost_slots",
         "hash_collisions",
         "resizes_refused",
         "moved_shared_blocks",

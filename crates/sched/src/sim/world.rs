@@ -9,7 +9,7 @@ use super::model::{FakeModel, Tag};
 use super::report::{Rule, SimReport};
 use super::scenario::Scenario;
 use crate::config::AdmitError;
-use crate::kv::PlantedBug;
+use crate::kv::{PlantedBug, Spill, TierSlot};
 use crate::plan::{ChunkOutcome, StepOutcome, StepPlan};
 use crate::scheduler::Scheduler;
 use crate::sequence::{FinishedSequence, NewSequence, SequenceState};
@@ -30,6 +30,9 @@ pub(super) enum Event {
     Reset,
     Resize(Blocks),
     DropCached(Blocks),
+    LoseSlot(TierSlot),
+    /// As `Step`, and if there is something to restore, these slots among it cannot be read.
+    StepDamaged(u64),
 }
 
 /// A client's side of a live sequence, kept apart from the scheduler's.
@@ -57,15 +60,20 @@ pub(crate) struct World {
     model: FakeModel,
     live: Vec<SeqId>,
     next_id: u64,
+    /// Whether two contents hardly ever have one hash.
+    pub(super) has_whole_hashes: bool,
 }
 
 impl World {
     pub(super) fn new(scenario: &Scenario, bug: Option<PlantedBug>) -> Self {
         let config = &scenario.config;
-        let device = FakeDevice::new(config.block_size.len(), config.blocks_max.len());
+        let device = FakeDevice::new(config);
         let mut scheduler = Scheduler::with_hash_mask(config.clone(), scenario.hash_mask)
             .expect("scenarios have valid limits");
         scheduler.pool.planted = bug;
+        if let Some(costs) = scenario.tier_costs {
+            scheduler.set_tier_costs(costs);
+        }
         Self {
             scheduler,
             device,
@@ -74,6 +82,7 @@ impl World {
             model: scenario.model,
             live: Vec::new(),
             next_id: 0,
+            has_whole_hashes: scenario.hash_mask == u128::MAX,
         }
     }
 
@@ -96,9 +105,12 @@ impl World {
             },
             Event::Resize(limit) => self.resize(limit)?,
             Event::DropCached(keep) => self.drop_cached(keep)?,
+            Event::LoseSlot(slot) => self.lose_slot(slot),
+            Event::StepDamaged(which) => self.step_damaged(which)?,
         }
         self.live = self.clients.keys().copied().collect();
-        self.check_state()
+        self.check_state()?;
+        self.check_tier()
     }
 
     /// Lets everything finish; `on_step` is called before each step.
@@ -131,6 +143,8 @@ impl World {
         self.report.hash_collisions += totals.hash_collisions;
         self.report.moved_blocks += totals.moved_blocks;
         self.report.copied_blocks += totals.copied_blocks;
+        self.report.spilled_blocks += totals.spilled_blocks;
+        self.report.restored_blocks += totals.restored_blocks;
         Ok(self.report)
     }
 
@@ -174,7 +188,7 @@ impl World {
     }
 
     /// Has a plan made, and looks at it from outside.
-    fn plan(&mut self) -> Result<StepPlan, Rule> {
+    pub(super) fn plan(&mut self) -> Result<StepPlan, Rule> {
         let before = Before {
             running: self.scheduler.running.iter().collect(),
         };
@@ -197,6 +211,10 @@ impl World {
         let has_waiting = self.scheduler.waiting_count() > 0;
         self.report.waited_for_blocks +=
             u64::from(has_place && has_waiting && plan.preempted().is_empty());
+        for restore in plan.restores() {
+            let is_same = |spill: &Spill| spill.slot == restore.slot;
+            self.report.restored_at_once += u64::from(plan.spills().iter().any(is_same));
+        }
         for copy in plan.copies() {
             let pool = &self.scheduler.pool;
             self.report.copied_from_held += u64::from(pool.holders(copy.from) > 0);
@@ -212,6 +230,11 @@ impl World {
             if before.running.contains(&chunk.seq) || sequence.prefix_hit_len.is_empty() {
                 continue;
             }
+            if plan.begun.iter().any(|begun| {
+                begun.seq == chunk.seq && begun.restored_len > Tokens(0) && !begun.is_first
+            }) {
+                self.report.restored_again += 1;
+            }
             if sequence.preempted_count == 0 {
                 self.report.prefix_hits += 1;
             } else {
@@ -222,6 +245,14 @@ impl World {
 
     fn step(&mut self, cancelled: Option<SeqId>) -> Result<(), Rule> {
         let plan = self.plan()?;
+        self.carry_out(plan, cancelled)
+    }
+
+    pub(super) fn carry_out(
+        &mut self,
+        plan: StepPlan,
+        cancelled: Option<SeqId>,
+    ) -> Result<(), Rule> {
         let ends = self.device.run(&self.scheduler, &plan)?;
         let mut outcome = StepOutcome { chunks: Vec::new() };
         for (chunk, end) in plan.chunks().iter().zip(ends) {
@@ -323,6 +354,8 @@ impl World {
         let plan = self.plan()?;
         self.report.abandoned += u64::from(!plan.is_empty());
         // The device may have written any part of it.
+        self.report.abandoned_spills += plan.spills().len() as u64;
+        self.report.abandoned_restores += plan.restores().len() as u64;
         self.report.abandoned_copies += plan.copies().len() as u64;
         self.device.fail(&self.scheduler, &plan)?;
         self.scheduler.abandon(plan);

@@ -5,6 +5,7 @@ mod limits;
 mod order;
 mod partial;
 mod resize;
+mod tier;
 
 use kvist_base::{Blocks, FinishReason, SeqId, TokenId, Tokens};
 
@@ -23,6 +24,7 @@ fn config() -> SchedulerConfig {
         model_len_max: Tokens(64),
         prefix_caching: true,
         partial_hits: false,
+        tier_slots: 0,
         watermark: Blocks(0),
     }
 }
