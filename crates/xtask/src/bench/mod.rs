@@ -16,9 +16,13 @@ mod shared_prefix;
 mod soak;
 mod stream;
 mod trace;
+mod waste;
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
 
 use crate::command::{Run, release_binary};
 use crate::machine::load_average;
@@ -69,27 +73,116 @@ enum What {
     Stream(stream::Arguments),
     /// Growth of the idle server over hours of use
     Soak(soak::Arguments),
+    /// KV memory that sequences own and do not fill, beside contiguous spans
+    Waste(waste::Arguments),
+    /// All of these in turn, each as it is by default: an hour or two
+    All(AllArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct AllArguments {
+    /// A small model file, for what takes many requests
+    #[arg(long)]
+    small: PathBuf,
+    /// A model file to hold against llama-server
+    #[arg(long)]
+    medium: PathBuf,
+    /// A model file that does not fit 3 GB
+    #[arg(long)]
+    large: PathBuf,
+    /// A directory with llama.cpp's programs [default: installed below target/]
+    #[arg(long)]
+    peer_dir: Option<PathBuf>,
+    /// Also run `overload` and `stream` in control groups
+    #[arg(long)]
+    cgroup: bool,
+}
+
+impl AllArguments {
+    /// The command line of each measurement.
+    fn command_lines(&self) -> Vec<Vec<OsString>> {
+        let line = |what: &str, rest: &[&dyn AsRef<OsStr>]| {
+            let words = rest.iter().map(|word| word.as_ref().to_owned());
+            std::iter::once(OsString::from(what)).chain(words).collect()
+        };
+        let Self {
+            small,
+            medium,
+            large,
+            ..
+        } = self;
+        let mut lines: Vec<Vec<OsString>> = vec![
+            line("waste", &[]),
+            line("plan", &[small, medium, large]),
+            line("overload", &[small]),
+            line("resize", &[small]),
+            line("shared-prefix", &[medium]),
+            line("mooncake", &[small]),
+            line("stream", &[large]),
+            line("soak", &[small]),
+        ];
+        if let Some(dir) = &self.peer_dir {
+            lines[4].extend(["--peer-dir".into(), dir.into()]);
+        }
+        if self.cgroup {
+            lines.push(line("overload", &[small, &"--cgroup"]));
+            lines.push(line("stream", &[large, &"--cgroup"]));
+        }
+        lines
+    }
+}
+
+/// The command line of one measurement.
+#[derive(Debug, clap::Parser)]
+#[command(no_binary_name = true)]
+struct One {
+    #[command(subcommand)]
+    what: What,
 }
 
 pub fn run(arguments: &Arguments) -> Outcome {
     let Subject::Memory(arguments) = &arguments.subject;
-    let binary = match &arguments.binary {
-        Some(binary) => binary.canonicalize()?,
-        None => release_binary()?,
+    let binary = || match &arguments.binary {
+        Some(binary) => Ok(binary.canonicalize()?),
+        None => release_binary(),
     };
-    let mut reports = vec![match &arguments.what {
-        What::Plan(arguments) => plan::measure(&binary, arguments)?,
-        What::Overload(arguments) => overload::measure(&binary, arguments)?,
-        What::Resize(arguments) => resize::measure(&binary, arguments)?,
-        What::SharedPrefix(arguments) => shared_prefix::measure(&binary, arguments)?,
-        What::Mooncake(arguments) => mooncake::measure(&binary, arguments)?,
-        What::Stream(arguments) => stream::measure(&binary, arguments)?,
-        What::Soak(arguments) => soak::measure(&binary, arguments)?,
-    }];
+    let mut reports = match &arguments.what {
+        What::All(all) => measure_all(&binary()?, all)?,
+        // Of the scheduler alone: nothing has to be built.
+        What::Waste(arguments) => vec![waste::measure(arguments)?],
+        what => vec![measure(&binary()?, what)?],
+    };
     for report in &mut reports {
         report.setup(circumstances());
     }
     publish(&reports, arguments.json.as_deref())
+}
+
+fn measure(binary: &Path, what: &What) -> Measured {
+    match what {
+        What::Plan(arguments) => plan::measure(binary, arguments),
+        What::Overload(arguments) => overload::measure(binary, arguments),
+        What::Resize(arguments) => resize::measure(binary, arguments),
+        What::SharedPrefix(arguments) => shared_prefix::measure(binary, arguments),
+        What::Mooncake(arguments) => mooncake::measure(binary, arguments),
+        What::Stream(arguments) => stream::measure(binary, arguments),
+        What::Soak(arguments) => soak::measure(binary, arguments),
+        What::Waste(arguments) => waste::measure(arguments),
+        What::All(_) => Err("all is not one measurement".into()),
+    }
+}
+
+/// One after the other. A measurement that fails does not keep the next from being made.
+fn measure_all(binary: &Path, all: &AllArguments) -> Result<Vec<Report>, Box<dyn Error>> {
+    let measure = |line: Vec<OsString>| {
+        let words: Vec<String> = line.iter().map(|word| word.display().to_string()).collect();
+        let title = words.join(" ");
+        eprintln!("bench memory {title}");
+        let One { what } = One::try_parse_from(line)?;
+        let failed = |error: Box<dyn Error>| Report::failed(title, &*error);
+        Ok(measure(binary, &what).unwrap_or_else(failed))
+    };
+    all.command_lines().into_iter().map(measure).collect()
 }
 
 /// Where and of what a report is.
@@ -105,4 +198,26 @@ fn circumstances() -> String {
         commit.trim(),
         load_average()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_command_lines_that_parse() {
+        let all = AllArguments {
+            small: "s.gguf".into(),
+            medium: "m.gguf".into(),
+            large: "l.gguf".into(),
+            peer_dir: Some("bin".into()),
+            cgroup: true,
+        };
+        let lines = all.command_lines();
+        assert_eq!(lines.len(), 10);
+        assert_eq!(lines[4], ["shared-prefix", "m.gguf", "--peer-dir", "bin"]);
+        for line in lines {
+            One::try_parse_from(&line).expect("a measurement");
+        }
+    }
 }

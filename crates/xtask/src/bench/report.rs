@@ -1,5 +1,6 @@
 //! What a measurement found: a page for people, the same as JSON, and whether each promise held.
 
+use std::error::Error;
 use std::fmt::{self, Display, Write as _};
 use std::fs;
 use std::path::Path;
@@ -43,6 +44,13 @@ impl Report {
             tables: Vec::new(),
             promises: Vec::new(),
         }
+    }
+
+    /// A measurement that came to no figures: as good as a broken promise.
+    pub fn failed(title: impl Into<String>, error: &dyn Error) -> Self {
+        let mut report = Self::new(title);
+        report.promise("it can be measured", ("yes", error), false);
+        report
     }
 
     /// Says how it was measured.
@@ -100,7 +108,12 @@ impl Table {
 
 impl Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = |cells: &[String]| format!("| {} |", cells.join(" | "));
+        // A cell is one line, and a bar would end it.
+        let tame = |cell: &String| cell.replace('\n', " ").replace('|', "/");
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(tame).collect();
+            format!("| {} |", cells.join(" | "))
+        };
         writeln!(f, "{}", line(&self.columns))?;
         writeln!(f, "|{}", "---|".repeat(self.columns.len()))?;
         self.rows

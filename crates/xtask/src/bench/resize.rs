@@ -6,16 +6,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Measured;
-use super::load::{closed_loop, trace_ask};
-use super::memory::await_rss;
+use super::load::{Tally, closed_loop, trace_ask};
+use super::memory::{ProcessMemory, await_rss};
 use super::report::{Report, Size, Table};
 use super::service::{Launch, Service};
 use super::trace::azure_within;
 
 /// Promised: memory follows a smaller budget within this.
 const FOLLOW: Duration = Duration::from_secs(5);
-/// How long after a change the next one comes.
-const BETWEEN: Duration = Duration::from_secs(8);
+/// How long the smaller budget is kept.
+const HALVED: Duration = Duration::from_secs(8);
+/// How long the load may take to need more than the smaller budget.
+const FILL: Duration = Duration::from_secs(120);
 const CLIENTS: usize = 16;
 /// Requests of the longest kind that the smaller pool has room for.
 const LONGEST_AT_ONCE: u64 = 4;
@@ -76,6 +78,11 @@ pub fn measure(binary: &Path, arguments: &Arguments) -> Measured {
         table.row(round.cells(idx + 1));
     }
     report.table(table);
+    judge(&mut report, half, (&rounds, &tally));
+    Ok(report)
+}
+
+fn judge(report: &mut Report, half: u64, (rounds, tally): (&[Round], &Tally)) {
     let followed = rounds
         .iter()
         .filter(|round| round.followed.is_some())
@@ -90,13 +97,19 @@ pub fn measure(binary: &Path, arguments: &Arguments) -> Measured {
         (promised, format!("after {followed}")),
         followed == rounds.len(),
     );
+    let held_more = rounds.iter().filter(|round| round.before > half).count();
+    let promised = format!("before each of {} changes", rounds.len());
+    report.promise(
+        "the load needed more than the smaller budget",
+        (promised, format!("before {held_more}")),
+        held_more == rounds.len(),
+    );
     let refused: Vec<&str> = rounds.iter().flat_map(Round::refusals).collect();
     let found = refused.first().map_or("all", |what| *what);
     report.promise("changes are accepted", ("all", found), refused.is_empty());
     let is_whole = tally.others(&[200]) == 0 && tally.count(200) > 0;
     let found = format!("{}; {}", tally.summary(), tally.latency());
     report.promise("no request fails", ("all 200", found), is_whole);
-    Ok(report)
 }
 
 /// The smaller budget and the larger one again.
@@ -108,19 +121,29 @@ struct Round {
 }
 
 fn round(service: &Service, half: u64) -> Round {
-    let before = super::memory::ProcessMemory::of(service.pid()).map_or(0, |memory| memory.rss);
+    let before = await_more(service, half);
     let begun = Instant::now();
     let halved = change(service, half);
     let rest = FOLLOW.saturating_sub(begun.elapsed());
     let followed = await_rss(service.pid(), half, rest).map(|_| begun.elapsed());
-    thread::sleep(BETWEEN);
-    let restored = change(service, 2 * half);
-    thread::sleep(BETWEEN);
+    thread::sleep(HALVED);
     Round {
         before,
         halved,
         followed,
-        restored,
+        restored: change(service, 2 * half),
+    }
+}
+
+/// Waits until more than `bytes` are resident, or for long enough, and says how many are.
+fn await_more(service: &Service, bytes: u64) -> u64 {
+    let begun = Instant::now();
+    loop {
+        let rss = ProcessMemory::of(service.pid()).map_or(0, |memory| memory.rss);
+        if rss > bytes || begun.elapsed() > FILL {
+            return rss;
+        }
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
