@@ -95,6 +95,7 @@ fn config(arguments: &Arguments, model_len_max: Tokens) -> SchedulerConfig {
         model_len_max,
         prefix_caching: true,
         partial_hits: true,
+        tier_slots: 0,
         watermark: Blocks(arguments.blocks / 100),
     }
 }
