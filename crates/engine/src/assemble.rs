@@ -13,6 +13,7 @@ use kvist_sched::{Scheduler, SchedulerConfig};
 use kvist_weights::GgufFile;
 
 use crate::handle::ModelInfo;
+use crate::identity::identity;
 use crate::idle::IdleRelease;
 use crate::keeper::{Memory, charge};
 use crate::load::{EngineOptions, LoadError};
@@ -20,6 +21,8 @@ use crate::memory::KvReport;
 use crate::pack::{BatchLimits, BatchScratch};
 use crate::shared::{MemoryView, PoolShape, Shared, SharedParts};
 use crate::step::Core;
+use crate::tier;
+use crate::transfer::Costs;
 use crate::vocab::{chat_template, vocab_spec};
 
 /// Everything the engine thread will own, before it starts.
@@ -58,8 +61,17 @@ impl Loaded {
         };
         let blocks_max = at_most(plan.kv.blocks_max, options.kv_blocks_max);
         let blocks_limit = plan.kv.blocks.min(blocks_max);
-        let scheduler = scheduler(plan, options, (blocks_limit, blocks_max))?;
+        let mut scheduler = scheduler(plan, options, (blocks_limit, blocks_max))?;
         let kv = device.alloc_kv(kv_spec(config, (plan, options), blocks_max))?;
+        let block_bytes = device.kv_block_bytes(kv);
+        let tier = match &options.tier {
+            Some(tier) => {
+                let limits = &options.limits;
+                let identity = identity(file, config, (limits.kv_dtype, limits.block_size))?;
+                Some(tier::open(tier, identity, block_bytes, &mut scheduler)?)
+            }
+            None => None,
+        };
         let shape = StepShape {
             tokens_max: batch.tokens_max,
             sequences_max: batch.sequences_max,
@@ -73,6 +85,11 @@ impl Loaded {
         let memory = Memory {
             plan: plan.clone(),
             blocks_max,
+            block: vec![0; if tier.is_some() { block_bytes } else { 0 }],
+            manifest: tier.as_ref().and_then(|opened| opened.manifest.clone()),
+            tier: tier.map(|opened| opened.store),
+            congested: Vec::new(),
+            costs: Costs::default(),
             idle: IdleRelease::new(options.kv_idle_release),
         };
         Ok(Self {
@@ -156,7 +173,7 @@ fn scheduler(
         model_len_max: plan.model_len,
         prefix_caching: options.prefix_caching,
         partial_hits: options.prefix_caching,
-        tier_slots: 0,
+        tier_slots: plan.kv.tier_slots.0,
         watermark: Blocks(blocks_limit.0 / 100),
     })?)
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc::SyncSender;
 
 use kvist_base::{Blocks, Bytes};
 use kvist_plan::BudgetTooSmall;
-use kvist_sched::{BlockCopy, CacheInUse, ResizeError};
+use kvist_sched::{CacheInUse, ResizeError};
 
 use crate::error::EngineFault;
 use crate::memory::BudgetError;
@@ -25,23 +25,26 @@ pub(crate) enum Control {
 }
 
 impl Core {
+    /// Carries out a change, and replies once everyone can see it.
     pub(crate) fn control(&mut self, control: Control) -> Result<(), EngineFault> {
         match control {
             Control::SetBudget { budget, reply } => {
                 let result = self.set_budget(budget)?;
+                self.report();
                 let _ = reply.send(result);
             }
             Control::ReleaseKv { reply } => {
-                let bytes = self.release_kv();
+                let bytes = self.release_kv()?;
+                self.report();
                 let _ = reply.send(bytes);
             }
             Control::ResetPrefixCache { reply } => {
                 let result = self.scheduler.reset_prefix_cache();
                 self.give_back();
+                self.report();
                 let _ = reply.send(result);
             }
         }
-        self.report();
         Ok(())
     }
 
@@ -59,6 +62,7 @@ impl Core {
             Ok(resized) => resized,
             Err(error) => return Ok(Err(self.busy(&error, budget))),
         };
+        self.spill(&resized.spills, Patience::Wait)?;
         self.copy(&resized.copies)?;
         self.give_back();
         self.report();
@@ -67,14 +71,6 @@ impl Core {
         let preempted = resized.preempted.len();
         tracing::info!(%budget, blocks = limit.0, preempted, "budget changed");
         Ok(Ok(()))
-    }
-
-    /// Copies blocks within the pool.
-    pub(crate) fn copy(&mut self, copies: &[BlockCopy]) -> Result<(), EngineFault> {
-        copies
-            .iter()
-            .try_for_each(|copy| self.device.kv_copy(self.kv, copy.from, copy.to))
-            .map_err(|error| EngineFault::Device(error.to_string()))
     }
 
     /// A refused resize in the caller's terms: the budget at which it would not have been.
@@ -89,9 +85,15 @@ impl Core {
     }
 
     /// Drops what is only cached and gives back all memory that no sequence holds.
-    pub(crate) fn release_kv(&mut self) -> Bytes {
-        self.scheduler.drop_cached(Blocks::ZERO);
-        self.give_back()
+    pub(crate) fn release_kv(&mut self) -> Result<Bytes, EngineFault> {
+        let dropped = self.scheduler.drop_cached(Blocks::ZERO);
+        self.spill(&dropped.spills, Patience::Wait)?;
+        self.settle_tier();
+        if let Some(tier) = &mut self.memory.tier {
+            tier.flush();
+            tier.trim();
+        }
+        Ok(self.give_back())
     }
 
     /// Returns the memory of free blocks, and of all beyond the limit, to the system.
@@ -111,4 +113,13 @@ impl Core {
             .map(|run| device.kv_release(*kv, run))
             .sum()
     }
+}
+
+/// Whether to wait for a buffer when all are on their way to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Between steps, when nothing is urgent.
+    Wait,
+    /// Within a step: what finds no buffer is not kept.
+    Drop,
 }

@@ -1,13 +1,20 @@
 //! The engine thread's side of memory: the plan in force, the second tier, and what goes into the
 //! ledger.
 
+use std::path::PathBuf;
+
 use kvist_base::{Blocks, Bytes};
 use kvist_device::DeviceMemory;
 use kvist_plan::{Holding, Ledger, LineKind, OverPlan, Plan};
+use kvist_sched::{TierEntry, TierSlot};
 
+use crate::error::EngineFault;
 use crate::idle::IdleRelease;
 use crate::memory::KvReport;
+use crate::shared::UNSALTED_ROOT;
 use crate::step::{Core, gauges};
+use crate::tier::{Identity, Manifest, StoredEntry, TierStore};
+use crate::transfer::Costs;
 
 /// Label of the buffers that hold weights which are vectors.
 const VECTORS: &str = "norms and biases";
@@ -19,6 +26,14 @@ pub(crate) struct Memory {
     pub(crate) plan: Plan,
     /// Most blocks the KV arena has addresses for.
     pub(crate) blocks_max: Blocks,
+    pub(crate) tier: Option<TierStore>,
+    /// Slots whose content found no buffer in this step.
+    pub(crate) congested: Vec<TierSlot>,
+    /// Where to write down what the tier holds, when it is kept.
+    pub(crate) manifest: Option<(PathBuf, Identity)>,
+    /// One block on its way back from the tier.
+    pub(crate) block: Vec<u8>,
+    pub(crate) costs: Costs,
     pub(crate) idle: IdleRelease,
 }
 
@@ -30,6 +45,9 @@ impl Core {
         let counts = self.scheduler.pool_counts();
         let committed = self.device.kv_committed(self.kv);
         let block_bytes = Bytes::of_len(self.device.kv_block_bytes(self.kv));
+        let tier = self.memory.tier.as_ref();
+        let staged = tier.map(|tier| Bytes::of_len(tier.buffer_bytes() + self.memory.block.len()));
+        let tier_index = self.memory.plan.kv.tier_index();
         let result = self.shared.update_memory(|view| {
             view.kv = KvReport {
                 block_bytes,
@@ -42,7 +60,12 @@ impl Core {
             };
             let used = block_bytes * u64::from((counts.held + counts.cached).0);
             view.ledger
-                .set(LineKind::KvPool, Holding { committed, used })
+                .set(LineKind::KvPool, Holding { committed, used })?;
+            if let Some(staged) = staged {
+                view.ledger
+                    .set(LineKind::KvTier, all(tier_index + staged))?;
+            }
+            Ok::<_, OverPlan>(())
         });
         if let Err(over) = result {
             // The plan's own sums, and the arena's bound, are at fault: nothing a caller did.
@@ -63,6 +86,44 @@ impl Core {
             view.plan = plan.clone();
         });
         self.memory.plan = plan;
+    }
+
+    /// The end: a tier that is kept takes over what is cached, and is written down.
+    pub(crate) fn close(&mut self) -> Result<(), EngineFault> {
+        let Some((path, identity)) = self.memory.manifest.take() else {
+            return Ok(());
+        };
+        self.release_kv()?;
+        self.settle_tier();
+        let Some(tier) = &self.memory.tier else {
+            return Ok(());
+        };
+        let stored = |entry: TierEntry| {
+            assert_eq!(
+                entry.root, UNSALTED_ROOT,
+                "salted prefixes end with the process"
+            );
+            Some(StoredEntry {
+                sum: tier.stored_sum(entry.slot.0)?,
+                slot: entry.slot.0,
+                content: entry.content,
+                parent: entry.parent,
+                hash: entry.hash,
+                tokens: entry.tokens,
+            })
+        };
+        let manifest = Manifest {
+            identity,
+            entries: self.scheduler.tier_entries().filter_map(stored).collect(),
+        };
+        match manifest.write(&path) {
+            Ok(()) => tracing::info!(blocks = manifest.entries.len(), "prefix cache kept"),
+            // The next process starts with an empty cache; nothing else depends on it.
+            Err(error) => {
+                tracing::warn!(%error, path = %path.display(), "the prefix cache is not kept")
+            }
+        }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ mod control;
 mod emit;
 mod error;
 mod handle;
+mod identity;
 mod idle;
 mod keeper;
 mod live;
@@ -25,6 +26,8 @@ mod shared;
 mod step;
 #[cfg(test)]
 mod tests;
+mod tier;
+mod transfer;
 mod vocab;
 
 pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
@@ -38,6 +41,7 @@ pub use memory::{BudgetError, KvReport, MemoryReport, ProcessMemory, ResetError}
 pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
 pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
 pub use score::{ScoreError, Scorer};
+pub use tier::{TierError, TierOptions};
 
 // What callers need to state a request or read an answer, so that they depend on this room alone.
 pub use kvist_kernels::Isa;

@@ -23,6 +23,7 @@ use crate::handle::EngineHandle;
 use crate::run::run;
 use crate::shape::model_shape;
 use crate::shared::Shared;
+use crate::tier::{TierError, TierOptions};
 
 /// How to serve a model.
 #[derive(Clone, Debug)]
@@ -40,8 +41,20 @@ pub struct EngineOptions {
     /// How long after the last request cached and free KV memory goes back to the system; `None`:
     /// it is kept.
     pub kv_idle_release: Option<Duration>,
+    /// Where KV blocks go that the pool has no room for. Its size overrides `limits.spill`.
+    pub tier: Option<TierOptions>,
     /// The instruction tier; `None` for the best there is.
     pub isa: Option<Isa>,
+}
+
+impl EngineOptions {
+    /// What to plan with: the limits, and the tier's size among them.
+    pub fn plan_limits(&self) -> Limits {
+        Limits {
+            spill: self.tier.as_ref().map(|tier| tier.bytes),
+            ..self.limits.clone()
+        }
+    }
 }
 
 impl Default for EngineOptions {
@@ -53,6 +66,7 @@ impl Default for EngineOptions {
             chunk_max: None,
             kv_blocks_max: None,
             kv_idle_release: Some(Duration::from_secs(10)),
+            tier: None,
             isa: None,
         }
     }
@@ -90,6 +104,9 @@ pub enum LoadError {
     /// The system refused memory or threads that the plan counted on.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The second tier of the KV cache cannot be set up.
+    #[error(transparent)]
+    Tier(#[from] TierError),
     /// Loading took more than the plan said: our bug, and better known before serving than after.
     #[error("the plan is wrong: {0}")]
     OverPlan(#[from] OverPlan),
@@ -123,7 +140,9 @@ impl LoadError {
             Self::Model(_) => ErrorClass::ModelBad,
             Self::Limits(_) | Self::Scheduler(_) => ErrorClass::Config,
             Self::DoesNotFit(_) => ErrorClass::DoesNotFit,
-            Self::Device(_) | Self::Thread(_) | Self::OverPlan(_) => ErrorClass::Machine,
+            Self::Device(_) | Self::Thread(_) | Self::OverPlan(_) | Self::Tier(_) => {
+                ErrorClass::Machine
+            }
         }
     }
 }
@@ -216,7 +235,7 @@ impl Engine {
             tracing::warn!("{note}");
         }
         let shape = model_shape(&file, &config)?;
-        let plan = kvist_plan::plan(&shape, machine, &options.limits)?;
+        let plan = kvist_plan::plan(&shape, machine, &options.plan_limits())?;
         if !plan.fits() {
             return Err(LoadError::DoesNotFit(Box::new(plan)));
         }

@@ -79,6 +79,10 @@ pub struct MetricsSnapshot {
     pub prefix_query_tokens: u64,
     /// Prompt tokens found there.
     pub prefix_hit_tokens: u64,
+    /// KV blocks sent to the second tier.
+    pub spilled_blocks: u64,
+    /// KV blocks read back from it.
+    pub restored_blocks: u64,
     /// Steps run.
     pub steps: u64,
     /// Seconds from acceptance to the first output token.
@@ -119,6 +123,8 @@ impl MetricsSnapshot {
             preemptions: 0,
             prefix_query_tokens: 0,
             prefix_hit_tokens: 0,
+            spilled_blocks: 0,
+            restored_blocks: 0,
             steps: 0,
             ttft_seconds: Histogram::new(TTFT_BOUNDS),
             itl_seconds: Histogram::new(ITL_BOUNDS),

@@ -34,7 +34,7 @@ fn serve(core: &mut Core, commands: &Receiver<Command>) -> Result<(), EngineFaul
         if core.scheduler.has_work() {
             core.step()?;
         } else if core.shared.status() == EngineStatus::Draining && core.shared.is_empty() {
-            return Ok(());
+            return core.close();
         } else {
             core.report();
             let next = match core.memory.idle.due_in(Instant::now()) {
@@ -43,8 +43,8 @@ fn serve(core: &mut Core, commands: &Receiver<Command>) -> Result<(), EngineFaul
             };
             match next {
                 Ok(command) => core.accept(command)?,
-                Err(RecvTimeoutError::Timeout) => core.rest(),
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => core.rest()?,
+                Err(RecvTimeoutError::Disconnected) => return core.close(),
             }
         }
     }
@@ -92,11 +92,12 @@ impl Core {
     }
 
     /// Nothing has been served for a while: what only might be of use goes back to the system.
-    fn rest(&mut self) {
-        let bytes = self.release_kv();
+    fn rest(&mut self) -> Result<(), EngineFault> {
+        let bytes = self.release_kv()?;
         self.memory.idle.released();
         self.report();
         tracing::debug!(%bytes, "idle: KV memory given back");
+        Ok(())
     }
 
     fn admit(&mut self, submission: Submission) {

@@ -48,17 +48,30 @@ impl Core {
             self.scheduler.abandon(plan);
             return Ok(());
         }
-        if let Err(fault) = self.copy(plan.copies()) {
-            self.scheduler.abandon(plan);
-            return Err(fault);
+        let begun = Instant::now();
+        let failed = match self.transfer(&plan) {
+            Ok(failed) => failed,
+            Err(fault) => {
+                self.scheduler.abandon(plan);
+                return Err(fault);
+            }
+        };
+        if !failed.is_empty() {
+            self.scheduler.abandon_failed_restores(plan, &failed);
+            self.settle_tier();
+            return Ok(());
         }
         let batch = self.batch.pack(&plan, &self.scheduler);
         if let Err(error) = self.model.forward(&mut *self.device, self.kv, &batch) {
             self.scheduler.abandon(plan);
             return Err(EngineFault::Device(error.to_string()));
         }
+        self.memory
+            .costs
+            .computed(plan.token_count().0, begun.elapsed());
         let (outcome, faults) = self.sample(&plan)?;
         self.commit(plan, outcome, &faults);
+        self.settle_tier();
         self.memory.idle.worked(Instant::now());
         self.report();
         Ok(())
@@ -167,4 +180,6 @@ pub(crate) fn gauges(scheduler: &Scheduler, metrics: &mut MetricsSnapshot) {
     metrics.preemptions = totals.preemptions;
     metrics.prefix_query_tokens = totals.prefix_query_tokens;
     metrics.prefix_hit_tokens = totals.prefix_hit_tokens;
+    metrics.spilled_blocks = totals.spilled_blocks;
+    metrics.restored_blocks = totals.restored_blocks;
 }

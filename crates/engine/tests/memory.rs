@@ -3,6 +3,9 @@
 
 mod common;
 
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +13,9 @@ use common::{
     Answer, ModelFile, Stream, ask, ask_all, collect, greedy, options, shut_down, until, workload,
 };
 use kvist_base::{Blocks, Bytes, KvDtype, QuantFormat, TokenId, Tokens};
-use kvist_engine::{BudgetError, EngineHandle, EngineOptions, GenerateSpec, SubmitError};
+use kvist_engine::{
+    BudgetError, EngineHandle, EngineOptions, GenerateSpec, SubmitError, TierOptions,
+};
 
 fn model() -> ModelFile {
     ModelFile::new("llama3", QuantFormat::Q8_0)
@@ -34,6 +39,50 @@ fn large_pool() -> EngineOptions {
 fn assert_answers(handle: &EngineHandle, specs: &[GenerateSpec], expected: &[Answer], what: &str) {
     for (idx, got) in ask_all(handle, specs).iter().enumerate() {
         assert_eq!(got.answer, expected[idx], "{what}, request {idx}");
+    }
+}
+
+fn alone(file: &ModelFile, specs: &[GenerateSpec]) -> Vec<Answer> {
+    let engine = file.start(&options());
+    let handle = engine.handle();
+    let answers = specs.iter().map(|spec| ask(&handle, spec.clone()));
+    let answers = answers.collect();
+    shut_down(engine);
+    answers
+}
+
+/// A directory for a tier, removed when dropped.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("kvist-engine-tier-{}-{number}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+
+    fn tier(&self, keeps: bool) -> Option<TierOptions> {
+        Some(TierOptions {
+            dir: self.0.clone(),
+            bytes: Bytes::MIB * 16,
+            keeps,
+        })
+    }
+
+    /// The kept tier's block file.
+    fn blocks(&self) -> PathBuf {
+        let entries = fs::read_dir(&self.0)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut blocks = entries.filter(|path| path.extension().is_some_and(|ext| ext == "kv"));
+        blocks.next().expect("a kept tier has a file")
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -227,4 +276,79 @@ fn a_stopped_engine_answers_controls() {
     assert!(handle.reset_prefix_cache().is_err());
     let refused = handle.submit(long_prompt());
     assert!(matches!(refused, Err(SubmitError::Draining)));
+}
+
+#[test]
+fn a_tier_brings_preempted_sequences_back_unchanged() {
+    let file = model();
+    let specs = workload(5, 24);
+    let expected = alone(&file, &specs);
+    let dir = Dir::new();
+    for tier in [None, dir.tier(false)] {
+        let has_tier = tier.is_some();
+        let engine = file.start(&EngineOptions {
+            kv_blocks_max: Some(Blocks(16)),
+            tier,
+            ..cached()
+        });
+        let handle = engine.handle();
+        for round in 0..2 {
+            assert_answers(&handle, &specs, &expected, &format!("round {round}"));
+        }
+        let metrics = handle.metrics();
+        assert!(metrics.preemptions > 0);
+        assert_eq!(metrics.spilled_blocks > 0, has_tier);
+        assert_eq!(metrics.restored_blocks > 0, has_tier);
+        shut_down(engine);
+    }
+}
+
+#[test]
+fn a_kept_prefix_cache_outlives_the_process() {
+    let file = model();
+    let dir = Dir::new();
+    let start = |file: &ModelFile| {
+        file.start(&EngineOptions {
+            tier: dir.tier(true),
+            ..cached()
+        })
+    };
+    let engine = start(&file);
+    let first = collect(engine.handle().submit(long_prompt()).unwrap()).unwrap();
+    assert_eq!(first.prefix_hit, Tokens(0));
+    shut_down(engine);
+
+    let engine = start(&file);
+    let again = collect(engine.handle().submit(long_prompt()).unwrap()).unwrap();
+    assert_eq!(again.answer, first.answer);
+    assert!(again.prefix_hit >= Tokens(128), "{:?}", again.prefix_hit);
+    shut_down(engine);
+
+    // Another model's blocks are never used.
+    let other = ModelFile::new("llama3", QuantFormat::Q4_0);
+    let engine = start(&other);
+    let fresh = collect(engine.handle().submit(long_prompt()).unwrap()).unwrap();
+    assert_eq!(fresh.prefix_hit, Tokens(0));
+    shut_down(engine);
+}
+
+#[test]
+fn damaged_blocks_are_computed_again() {
+    let file = model();
+    let dir = Dir::new();
+    let options = EngineOptions {
+        tier: dir.tier(true),
+        ..cached()
+    };
+    let engine = file.start(&options);
+    let expected = ask(&engine.handle(), long_prompt());
+    shut_down(engine);
+    let path = dir.blocks();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let engine = file.start(&options);
+    assert_eq!(ask(&engine.handle(), long_prompt()), expected);
+    shut_down(engine);
 }

@@ -20,8 +20,8 @@ const EXTENT: Bytes = Bytes(2 << 20);
 const SLOT_RECORD_BYTES: u64 = 192;
 /// The ids of a slot's tokens, kept to compare contents.
 const SLOT_TOKEN_BYTES: u64 = 4;
-/// Blocks on their way to or from the spill file.
-const STAGED_BLOCKS: u64 = 4;
+/// Blocks on their way to the spill file at once, and one on its way back.
+pub const STAGED_BLOCKS: u64 = 16 + 1;
 
 /// The KV pool at its cap. Blocks are committed as sequences need them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -215,11 +215,22 @@ impl BlockCost {
 
     /// What a tier of `slots` on disk takes in memory; no line when there is none.
     pub(crate) fn tier_line(self, slots: Blocks) -> Option<PlanLine> {
-        let record = SLOT_RECORD_BYTES + u64::from(self.block_size.0) * SLOT_TOKEN_BYTES;
-        let index = Bytes(record) * u64::from(slots.0);
+        let index = tier_index(self.block_size, slots);
         let staging = self.block_bytes() * STAGED_BLOCKS;
         let note = format!("index of {slots} on disk, {STAGED_BLOCKS} staged");
         (!slots.is_empty())
             .then(|| PlanLine::new(LineKind::KvTier, "kv tier", index + staging, note))
     }
+}
+
+impl KvPlan {
+    /// What the index of the spill tier takes in memory.
+    pub fn tier_index(&self) -> Bytes {
+        tier_index(self.block_size, self.tier_slots)
+    }
+}
+
+fn tier_index(block_size: Tokens, slots: Blocks) -> Bytes {
+    let record = SLOT_RECORD_BYTES + u64::from(block_size.0) * SLOT_TOKEN_BYTES;
+    Bytes(record) * u64::from(slots.0)
 }

@@ -26,7 +26,7 @@ mod ways_out;
 
 pub use budget::BudgetSource;
 pub use error::{Given, PlanError, PlanLimit, ProbeError};
-pub use kv::KvPlan;
+pub use kv::{KvPlan, STAGED_BLOCKS};
 pub use ledger::{Holding, Ledger, LedgerLine, OverPlan};
 pub use limits::{Limits, MemoryLimit, Offload};
 pub use lines::{LineKind, PlanLine, activation_bytes};
