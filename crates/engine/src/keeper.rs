@@ -120,7 +120,7 @@ impl Core {
             Ok(()) => tracing::info!(blocks = manifest.entries.len(), "prefix cache kept"),
             // The next process starts with an empty cache; nothing else depends on it.
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "the prefix cache is not kept")
+                tracing::warn!(%error, path = %path.display(), "the prefix cache is not kept");
             }
         }
         Ok(())

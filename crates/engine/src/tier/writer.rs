@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use super::Slot;
@@ -78,10 +78,7 @@ impl Writer {
 
     /// A block that has been written since the last call.
     pub(super) fn poll(&self) -> Option<Written> {
-        match self.written.try_recv() {
-            Ok(written) => Some(written),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.written.try_recv().ok()
     }
 
     /// As `poll`, but waits for one. `None` if the thread is gone.

@@ -1,6 +1,7 @@
 //! What changes at run time: the pool under another budget, streamed layers, and the ledger.
 
 use super::*;
+use crate::STAGED_BLOCKS;
 
 fn mib(count: u64) -> Bytes {
     Bytes::MIB * count
@@ -175,7 +176,7 @@ fn the_spill_tier_is_charged_for_its_index() {
     };
     let with = plan(&seven_b(), &machine(24), &spill(gib(10))).unwrap();
     assert_eq!(with.kv.tier_slots, Blocks(11_702));
-    let index = 11_702 * (192 + 16 * 4) + 4 * 917_504;
+    let index = 11_702 * (192 + 16 * 4) + STAGED_BLOCKS * 917_504;
     assert_eq!(bytes_of(&with, LineKind::KvTier), Bytes(index));
     let without = plan(&seven_b(), &machine(24), &absolute(gib(8))).unwrap();
     assert_eq!(with.fixed(), without.fixed() + Bytes(index));
