@@ -2,6 +2,7 @@
 
 use kvist_base::{Blocks, SeqId, Tokens};
 
+use crate::config::Admission;
 use crate::kv::PrefixHit;
 use crate::plan::Begun;
 use crate::schedule::Draft;
@@ -59,7 +60,8 @@ impl Scheduler {
 
     /// Whether all that is known of a waiting sequence can be computed without a preemption.
     fn has_room(&self, id: SeqId, hit: &PrefixHit, promised: Blocks) -> bool {
-        let known = self.live(id).blocks_known(self.config.block_size);
+        let block_size = self.config.block_size;
+        let known = self.live(id).blocks_known(block_size);
         assert!(hit.count() <= known);
         let pinned = hit.tail.map(|tail| self.pool.cached_among(&[tail.block]));
         let pinned = pinned.unwrap_or(Blocks::ZERO);
@@ -69,11 +71,22 @@ impl Scheduler {
             assert!(known <= counts.total);
             return known + pinned <= counts.total;
         }
+        let reserve = match self.config.admission {
+            Admission::Optimistic => self.config.watermark,
+            Admission::Guaranteed => {
+                let ids = self.running.iter().chain([id]);
+                let longest: Blocks = ids.map(|id| self.live(id).blocks_needed(block_size)).sum();
+                if longest > counts.total {
+                    return false;
+                }
+                Blocks::ZERO
+            }
+        };
         let available = counts.available() - self.pool.cached_among(&hit.blocks);
         let missing = known - hit.count();
         let wanted = missing
             .checked_add(promised)
-            .and_then(|n| n.checked_add(self.config.watermark))
+            .and_then(|n| n.checked_add(reserve))
             .and_then(|n| n.checked_add(pinned));
         wanted.is_some_and(|wanted| wanted <= available)
     }
@@ -117,8 +130,8 @@ impl Scheduler {
             self.totals.prefix_hit_tokens += u64::from(hit_len.0);
         }
         sequence.first_hit_len.get_or_insert(hit_len);
-        self.waiting.remove(sequence.arrival, id);
-        self.running.insert(sequence.arrival, id);
+        self.waiting.remove(sequence.rank, id);
+        self.running.insert(sequence.rank, id);
     }
 
     /// Running to waiting, as if the sequence had not begun: what it was to begin with may not be in

@@ -102,6 +102,7 @@ impl Scheduler {
         assert_eq!(sequence.computed_len, chunk.start);
         assert_eq!(chunk.wants_logits, chunk.end == sequence.known_len());
         sequence.computed_len = chunk.end;
+        let known_len = sequence.known_len();
         let mut reason = None;
         match outcome {
             ChunkOutcome::Advanced => assert!(!chunk.wants_logits, "a token must be sampled"),
@@ -124,6 +125,8 @@ impl Scheduler {
                 reason = Some(given);
             }
         }
+        let has_token = self.live(chunk.seq).known_len() > known_len;
+        self.charge(chunk.seq, has_token);
         self.index_computed(chunk);
         reason.map(|reason| self.finish(chunk.seq, reason))
     }

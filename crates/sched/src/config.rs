@@ -31,9 +31,34 @@ pub struct SchedulerConfig {
     /// Blocks the second tier holds; 0: there is none. Needs `prefix_caching`, and a device that
     /// carries out `StepPlan::spills` and `StepPlan::restores`.
     pub tier_slots: u32,
-    /// Blocks an admission leaves unpromised, so that running sequences can grow a little before
-    /// one must be preempted. Waived when nothing runs.
+    /// When a waiting sequence is let in.
+    pub admission: Admission,
+    /// Who is let in next.
+    pub fairness: Fairness,
+    /// Blocks an optimistic admission leaves unpromised, so that running sequences can grow a little
+    /// before one must be preempted. Waived when nothing runs.
     pub watermark: Blocks,
+}
+
+/// When a waiting sequence is let in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Admission {
+    /// When what is known of it fits. Those let in last may have to wait again.
+    #[default]
+    Optimistic,
+    /// When it fits at its longest, beside all that run at theirs. Nobody is preempted for want of
+    /// blocks, unless the pool is made smaller.
+    Guaranteed,
+}
+
+/// Who is let in next among waiting sequences of equal priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Fairness {
+    /// Who came first.
+    #[default]
+    Arrival,
+    /// The tenant that was served the fewest tokens, and of its sequences the one that came first.
+    Tenants,
 }
 
 impl SchedulerConfig {

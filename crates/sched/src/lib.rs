@@ -23,6 +23,7 @@
 mod begin;
 mod commit;
 mod config;
+mod fairness;
 mod kv;
 mod plan;
 mod queue;
@@ -36,7 +37,9 @@ pub mod sim;
 mod tests;
 mod tier;
 
-pub use config::{AdmitError, CacheInUse, ConfigError, ResizeError, SchedulerConfig};
+pub use config::{
+    Admission, AdmitError, CacheInUse, ConfigError, Fairness, ResizeError, SchedulerConfig,
+};
 pub use kv::{
     BlockCopy, BlockState, PoolCounts, Restore, Spill, TierEntry, TierEntryError, TierSlot,
 };

@@ -62,13 +62,13 @@ pub(crate) struct Begun {
 }
 
 impl StepPlan {
-    /// The spans to compute, at most one for each sequence: those that ran already, then those that
-    /// begin with this step, each in order of arrival.
+    /// The spans to compute, at most one for each sequence: those that ran already, in order of rank
+    /// (priority, then arrival), then those that begin with this step.
     pub fn chunks(&self) -> &[Chunk] {
         &self.chunks
     }
 
-    /// Sequences that lost their blocks to make this plan, newest first. They wait again, and keep
+    /// Sequences that lost their blocks to make this plan, the last in rank first. They wait again, and keep
     /// every token they have.
     pub fn preempted(&self) -> &[SeqId] {
         &self.preempted

@@ -1,55 +1,72 @@
-//! Sequences in order of arrival.
+//! Sequences in the order in which they are served.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use kvist_base::SeqId;
 
-/// When a sequence was first admitted, as a count of admissions. Preemption does not change it.
+/// Who comes first: the lower priority number, then the earlier arrival. Preemption does not change
+/// it, and no two sequences have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Arrival(pub(crate) u64);
-
-/// A set of sequences, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct ArrivalQueue {
-    by_arrival: BTreeMap<Arrival, SeqId>,
+pub(crate) struct Rank {
+    pub(crate) priority: i32,
+    /// When it was first admitted, as a count of admissions.
+    pub(crate) arrival: u64,
 }
 
-impl ArrivalQueue {
+/// A set of sequences by rank.
+#[derive(Debug, Default)]
+pub(crate) struct RankQueue {
+    by_rank: BTreeMap<Rank, SeqId>,
+}
+
+impl RankQueue {
     pub(crate) fn len(&self) -> usize {
-        self.by_arrival.len()
+        self.by_rank.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_arrival.is_empty()
+        self.by_rank.is_empty()
     }
 
-    pub(crate) fn insert(&mut self, arrival: Arrival, id: SeqId) {
-        let replaced = self.by_arrival.insert(arrival, id);
+    pub(crate) fn insert(&mut self, rank: Rank, id: SeqId) {
+        let replaced = self.by_rank.insert(rank, id);
         assert_eq!(replaced, None, "two sequences arrived at once");
     }
 
-    pub(crate) fn remove(&mut self, arrival: Arrival, id: SeqId) {
-        let removed = self.by_arrival.remove(&arrival);
+    pub(crate) fn remove(&mut self, rank: Rank, id: SeqId) {
+        let removed = self.by_rank.remove(&rank);
         assert_eq!(removed, Some(id), "the sequence is not in this queue");
     }
 
-    pub(crate) fn oldest(&self) -> Option<SeqId> {
-        self.by_arrival.first_key_value().map(|(_, id)| *id)
+    /// The first to be served.
+    pub(crate) fn first(&self) -> Option<SeqId> {
+        self.by_rank.first_key_value().map(|(_, id)| *id)
     }
 
-    pub(crate) fn newest(&self) -> Option<SeqId> {
-        self.by_arrival.last_key_value().map(|(_, id)| *id)
+    /// The last to be served, and the first to give way.
+    pub(crate) fn last(&self) -> Option<SeqId> {
+        self.by_rank.last_key_value().map(|(_, id)| *id)
     }
 
-    /// The oldest sequence that arrived at or after `from`.
-    pub(crate) fn first_from(&self, from: Arrival) -> Option<(Arrival, SeqId)> {
-        self.by_arrival
-            .range(from..)
-            .next()
-            .map(|(arrival, id)| (*arrival, *id))
+    /// The first after `rank`; of all, if there is none to be after.
+    pub(crate) fn first_after(&self, rank: Option<Rank>) -> Option<(Rank, SeqId)> {
+        let after = rank.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.by_rank.range((after, Bound::Unbounded));
+        rest.next().map(|(rank, id)| (*rank, *id))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = SeqId> {
-        self.by_arrival.values().copied()
+    /// Those that share the priority of the first.
+    pub(crate) fn most_urgent(&self) -> impl Iterator<Item = SeqId> {
+        let first = self
+            .by_rank
+            .first_key_value()
+            .map(|(rank, _)| rank.priority);
+        let urgent = move |(rank, _): &(&Rank, &SeqId)| Some(rank.priority) == first;
+        self.by_rank.iter().take_while(urgent).map(|(_, id)| *id)
+    }
+
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = SeqId> {
+        self.by_rank.values().copied()
     }
 }

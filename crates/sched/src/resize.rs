@@ -16,13 +16,13 @@ pub struct Resized {
     pub copies: Vec<BlockCopy>,
     /// Cached blocks that had to go.
     pub dropped_cached: Blocks,
-    /// Sequences that lost their blocks, newest first. They wait again, and keep every token.
+    /// Sequences that lost their blocks, the last in rank first. They wait again, and keep every token.
     pub preempted: Vec<SeqId>,
 }
 
 impl Scheduler {
     /// Changes the number of blocks. A larger pool is there at once. For a smaller one, sequences
-    /// are preempted, newest first, only while the held blocks would not fit; then cached blocks
+    /// are preempted, from the last in rank, only while the held blocks would not fit; then cached blocks
     /// are dropped, least recently used first, only while the rest would not fit; what is left
     /// beyond the limit moves to free ids below it. No block is held or cached beyond the limit
     /// when this returns. The watermark stays as it was configured. Only between steps.
@@ -39,14 +39,14 @@ impl Scheduler {
         }
         let mut preempted = Vec::new();
         while self.pool.counts().held > limit {
-            let newest = self.running.newest().expect("running sequences hold them");
+            let last = self.running.last().expect("running sequences hold them");
             assert_ne!(
-                self.running.oldest(),
-                Some(newest),
+                self.running.first(),
+                Some(last),
                 "alone, a live sequence fits"
             );
-            self.take_back(newest);
-            preempted.push(newest);
+            self.take_back(last);
+            preempted.push(last);
         }
         let keep = limit - self.pool.counts().held;
         let dropped_cached = self.pool.drop_cached(keep);

@@ -4,7 +4,6 @@ use kvist_base::{BlockId, Blocks, SeqId, Tokens};
 
 use crate::kv::{BlockCopy, PrefixHit, Restore};
 use crate::plan::{Begun, Chunk, StepPlan};
-use crate::queue::Arrival;
 use crate::scheduler::Scheduler;
 use crate::sequence::SequenceState;
 
@@ -43,9 +42,10 @@ impl Draft {
 }
 
 impl Scheduler {
-    /// Decides the next step: running sequences first, then waiting ones, each in order of arrival.
-    /// Allocates the blocks the step writes to, and preempts the newest running sequences when
-    /// there are not enough. Nothing waiting is let in by a step that preempted.
+    /// Decides the next step: running sequences in order of rank, then waiting ones in the order
+    /// of the configured fairness. Allocates the blocks the step writes to, and preempts running
+    /// sequences from the last in rank when there are not enough. Nothing waiting is let in by a
+    /// step that preempted.
     ///
     /// As long as there is work the plan has at least one chunk. An empty plan need not be given
     /// back; any other must be, before this is called again.
@@ -85,19 +85,19 @@ impl Scheduler {
     }
 
     fn plan_running(&mut self, draft: &mut Draft) {
-        let mut from = Arrival(0);
+        let mut after = None;
         while !draft.tokens_left.is_empty() {
-            let Some((arrival, id)) = self.running.first_from(from) else {
+            let Some((rank, id)) = self.running.first_after(after) else {
                 break;
             };
             let chunk = self.next_chunk(id, draft.tokens_left);
             if !self.try_secure(&chunk, &mut draft.preempted) {
-                // It was the newest itself, so there is nobody after it.
-                assert_eq!(self.running.first_from(arrival), None);
+                // It was the last itself, so there is nobody after it.
+                assert_eq!(self.running.first_after(Some(rank)), None);
                 break;
             }
             draft.push(chunk);
-            from = Arrival(arrival.0 + 1);
+            after = Some(rank);
         }
     }
 
@@ -122,7 +122,7 @@ impl Scheduler {
         }
     }
 
-    /// Gets a running sequence the blocks of its chunk, preempting from the newest. False if it came
+    /// Gets a running sequence the blocks of its chunk, preempting from the last in rank. False if it came
     /// to be preempted itself.
     fn try_secure(&mut self, chunk: &Chunk, preempted: &mut Vec<SeqId>) -> bool {
         loop {
@@ -134,16 +134,16 @@ impl Scheduler {
             if self.pool.extend(&mut sequence.table, chunk.end).is_ok() {
                 return true;
             }
-            let newest = self.running.newest().expect("this sequence runs");
+            let last = self.running.last().expect("this sequence runs");
             // Alone, a sequence always fits: `admit` refused it otherwise.
             assert_ne!(
-                self.running.oldest(),
-                Some(newest),
-                "the oldest is never preempted"
+                self.running.first(),
+                Some(last),
+                "the first in rank is never preempted"
             );
-            self.take_back(newest);
-            preempted.push(newest);
-            if newest == chunk.seq {
+            self.take_back(last);
+            preempted.push(last);
+            if last == chunk.seq {
                 return false;
             }
         }
@@ -153,12 +153,12 @@ impl Scheduler {
         assert!(draft.preempted.is_empty());
         let mut promised = self.blocks_promised();
         while !draft.tokens_left.is_empty() && self.running.len() < self.config.running_max {
-            let Some(id) = self.waiting.oldest() else {
+            let Some(id) = self.next_waiting() else {
                 break;
             };
             let Some(hit) = self.fitting_hit(id, promised) else {
-                // Strictly first come, first served: a smaller one does not overtake, or the large
-                // one could wait for ever.
+                // Strictly in order: a smaller one does not overtake, or the large one could wait for
+                // ever.
                 break;
             };
             self.begin(id, &hit, draft);

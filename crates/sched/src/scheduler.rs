@@ -7,17 +7,18 @@ use std::ops::Range;
 use kvist_base::{BlockId, Blocks, FinishReason, SeqId, Tokens};
 
 use crate::config::{AdmitError, CacheInUse, ConfigError, SchedulerConfig};
+use crate::fairness::Tenants;
 use crate::kv::{BlockPool, BlockState, BlockTable, ChainHasher, PoolCounts, PoolSizes, Spill};
 use crate::plan::Chunk;
-use crate::queue::{Arrival, ArrivalQueue};
+use crate::queue::{Rank, RankQueue};
 use crate::sequence::{
     FinishedSequence, NewSequence, Sequence, SequenceState, SequenceView, token_count,
 };
 
 /// Decides what runs next, and owns the KV blocks.
 ///
-/// Sequences are served in order of arrival. When blocks run out the newest running sequence gives
-/// its own back and waits again; the oldest is never asked to, so every step brings it nearer its
+/// Sequences have a rank: priority, then arrival. When blocks run out the last in rank that runs gives
+/// its own back and waits again; the first is never asked to, so every step brings it nearer its
 /// end.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -27,9 +28,10 @@ pub struct Scheduler {
     pub(crate) hasher: Option<ChainHasher>,
     /// Every live sequence; each is in exactly one of the two queues.
     pub(crate) sequences: BTreeMap<SeqId, Sequence>,
-    pub(crate) running: ArrivalQueue,
-    pub(crate) waiting: ArrivalQueue,
+    pub(crate) running: RankQueue,
+    pub(crate) waiting: RankQueue,
     pub(crate) arrival_count: u64,
+    pub(crate) tenants: Tenants,
     /// Plans made so far, and so the number of the latest.
     pub(crate) step: u64,
     /// Whether the latest plan has yet to be committed or abandoned.
@@ -117,9 +119,10 @@ impl Scheduler {
             pool: BlockPool::new(sizes),
             hasher,
             sequences: BTreeMap::new(),
-            running: ArrivalQueue::default(),
-            waiting: ArrivalQueue::default(),
+            running: RankQueue::default(),
+            waiting: RankQueue::default(),
             arrival_count: 0,
+            tenants: Tenants::default(),
             step: 0,
             plan_is_out: false,
             spare_chunks: Vec::new(),
@@ -134,7 +137,7 @@ impl Scheduler {
         &self.config
     }
 
-    /// Queues a sequence behind all others.
+    /// Queues a sequence in its place by rank: behind all others of its priority.
     ///
     /// # Errors
     /// The sequence can never be served, or the queue is full. Nothing is changed then.
@@ -149,7 +152,10 @@ impl Scheduler {
                 waiting_max: self.config.waiting_max,
             });
         }
-        let arrival = Arrival(self.arrival_count);
+        let rank = Rank {
+            priority: sequence.priority,
+            arrival: self.arrival_count,
+        };
         self.arrival_count += 1;
         let mut chain = Vec::new();
         if let Some(hasher) = &self.hasher {
@@ -157,7 +163,9 @@ impl Scheduler {
         }
         let admitted = Sequence {
             id: sequence.id,
-            arrival,
+            rank,
+            tenant: sequence.tenant,
+            charged_len: Tokens::ZERO,
             state: SequenceState::Waiting,
             cache_root: sequence.cache_root,
             chain,
@@ -171,7 +179,8 @@ impl Scheduler {
             first_hit_len: None,
             preempted_count: 0,
         };
-        self.waiting.insert(arrival, admitted.id);
+        self.tenants.arrive(admitted.tenant);
+        self.waiting.insert(rank, admitted.id);
         self.sequences.insert(admitted.id, admitted);
         self.check_sums();
         Ok(())
@@ -226,7 +235,7 @@ impl Scheduler {
             .then(|| self.finish(id, FinishReason::Cancelled))
     }
 
-    /// Takes a running sequence's blocks back and makes it wait in its place by arrival; it keeps
+    /// Takes a running sequence's blocks back and makes it wait in its place by rank; it keeps
     /// its tokens. False if it does not run. Only between steps.
     pub fn preempt(&mut self, id: SeqId) -> bool {
         assert!(!self.plan_is_out, "preempt during a step");
@@ -342,8 +351,8 @@ impl Scheduler {
         sequence.computed_len = Tokens::ZERO;
         sequence.indexed_count = 0;
         sequence.state = SequenceState::Waiting;
-        self.running.remove(sequence.arrival, id);
-        self.waiting.insert(sequence.arrival, id);
+        self.running.remove(sequence.rank, id);
+        self.waiting.insert(sequence.rank, id);
     }
 
     pub(crate) fn finish(&mut self, id: SeqId, reason: FinishReason) -> FinishedSequence {
@@ -353,9 +362,10 @@ impl Scheduler {
             .remove(&id)
             .expect("only live sequences finish");
         match sequence.state {
-            SequenceState::Waiting => self.waiting.remove(sequence.arrival, id),
-            SequenceState::Running => self.running.remove(sequence.arrival, id),
+            SequenceState::Waiting => self.waiting.remove(sequence.rank, id),
+            SequenceState::Running => self.running.remove(sequence.rank, id),
         }
+        self.tenants.leave(sequence.tenant);
         let finished = sequence.finished(reason);
         self.pool.release(sequence.table);
         self.check_sums();

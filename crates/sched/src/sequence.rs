@@ -3,7 +3,7 @@
 use kvist_base::{BlockId, Blocks, FinishReason, SeqId, TokenId, Tokens};
 
 use crate::kv::{BlockTable, ChainHash, ChainHasher};
-use crate::queue::Arrival;
+use crate::queue::Rank;
 
 /// A sequence to admit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct NewSequence {
     /// Identity of everything besides the tokens that KV content depends on: model, adapter, salt.
     /// Sequences share blocks only within one root.
     pub cache_root: u64,
+    /// Those with a lower number are served first, and give way last; 0 is usual.
+    pub priority: i32,
+    /// On whose behalf it runs, for `Fairness::Tenants`.
+    pub tenant: u64,
 }
 
 /// Where a live sequence is. A finished one is no longer in the scheduler.
@@ -74,7 +78,10 @@ pub struct FinishedSequence {
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) id: SeqId,
-    pub(crate) arrival: Arrival,
+    pub(crate) rank: Rank,
+    pub(crate) tenant: u64,
+    /// What its tenant was charged for; nothing up to here is charged again.
+    pub(crate) charged_len: Tokens,
     pub(crate) state: SequenceState,
     pub(crate) cache_root: u64,
     pub(crate) tokens: Vec<TokenId>,

@@ -12,7 +12,7 @@ use crate::sequence::{Sequence, SequenceState};
 
 impl World {
     /// The rules of a plan, seen before it is carried out.
-    pub(super) fn check_plan(&self, plan: &StepPlan, before: &Before) -> Result<(), Rule> {
+    pub(super) fn check_plan(&mut self, plan: &StepPlan, before: &Before) -> Result<(), Rule> {
         let config = self.scheduler.config();
         if plan.is_empty() && self.scheduler.has_work() {
             return Err(Rule::Idle);
@@ -24,14 +24,7 @@ impl World {
                 given,
             });
         }
-        let mut last = None;
         for chunk in plan.chunks() {
-            // Running ones first; clients get their ids in order of arrival.
-            let key = Some((!before.running.contains(&chunk.seq), chunk.seq));
-            if last >= key {
-                return Err(Rule::OutOfOrder { seq: chunk.seq });
-            }
-            last = key;
             self.check_chunk(chunk)?;
         }
         self.check_moves(plan)?;
@@ -50,7 +43,9 @@ impl World {
             .iter()
             .filter(|seq| !planned.contains(seq))
         {
-            let is_after = |other: &SeqId| *other > seq || !before.running.contains(other);
+            let is_after = |other: &SeqId| {
+                self.rank(*other) > self.rank(seq) || !before.running.contains(other)
+            };
             if !is_full || planned.iter().any(is_after) {
                 return Err(Rule::Skipped { seq });
             }
@@ -83,31 +78,6 @@ impl World {
                 limit,
                 given: chunk.token_count(),
             });
-        }
-        Ok(())
-    }
-
-    /// Who was preempted, and who was let in.
-    fn check_order(&self, plan: &StepPlan, before: &Before) -> Result<(), Rule> {
-        let oldest = before.running.iter().min();
-        if let Some(seq) = plan.preempted().iter().find(|seq| Some(*seq) == oldest) {
-            return Err(Rule::OldestPreempted { seq: *seq });
-        }
-        let is_new = |seq: &SeqId| !before.running.contains(seq);
-        let admitted: Vec<SeqId> = self.scheduler.running.iter().filter(is_new).collect();
-        if let Some(seq) = admitted.first()
-            && !plan.preempted().is_empty()
-        {
-            return Err(Rule::AdmittedWhilePreempting { seq: *seq });
-        }
-        if let Some(seq) = admitted.iter().max()
-            && self
-                .scheduler
-                .waiting
-                .oldest()
-                .is_some_and(|oldest| oldest < *seq)
-        {
-            return Err(Rule::Overtaken { seq: *seq });
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 mod device;
 mod invariants;
 mod model;
+mod order;
 mod report;
 mod resize;
 pub(crate) mod scenario;

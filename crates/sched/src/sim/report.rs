@@ -59,6 +59,14 @@ counts! {
         partial_chunks,
         /// Steps that left a waiting sequence waiting though it would have had a place.
         waited_for_blocks,
+        /// Sequences passed by a later one of lower priority number.
+        overtook_by_priority,
+        /// Sequences passed by a later one of a tenant that was served less.
+        overtook_by_tenant,
+        /// Plans that run several sequences with room for all at their longest.
+        guaranteed_steps,
+        /// Preemptions that broke a promise of room, after the pool was made smaller.
+        preempted_though_guaranteed,
         /// First admissions with a prefix hit.
         prefix_hits,
         /// Admissions after a preemption with a prefix hit.
@@ -173,15 +181,17 @@ pub enum Rule {
         start: Tokens,
         end: Tokens,
     },
-    #[error("chunks are not in order of arrival, at sequence {seq}")]
+    #[error("running sequences are not in order of rank, from {seq}")]
     OutOfOrder { seq: SeqId },
     #[error("running sequence {seq} was passed over")]
     Skipped { seq: SeqId },
-    #[error("sequence {seq}, the oldest running, was preempted")]
-    OldestPreempted { seq: SeqId },
+    #[error("sequence {seq}, the first in rank that ran, was preempted")]
+    FirstPreempted { seq: SeqId },
+    #[error("a sequence was preempted, or let in, against the promise of room for all")]
+    BrokenGuarantee,
     #[error("sequence {seq} was let in by a step that preempted")]
     AdmittedWhilePreempting { seq: SeqId },
-    #[error("sequence {seq} was let in before an older one")]
+    #[error("from sequence {seq} on, others were let in than should be")]
     Overtaken { seq: SeqId },
     #[error("slot {slot} is written twice in a step, the second time by sequence {seq}")]
     WrittenTwice { slot: usize, seq: SeqId },

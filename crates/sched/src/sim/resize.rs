@@ -32,6 +32,7 @@ impl World {
         }
         self.report.grown += u64::from(limit > old);
         self.report.shrunk += u64::from(limit < old);
+        self.has_shrunk |= limit < old;
         for seq in &resized.preempted {
             let client = self.clients.get_mut(seq);
             client

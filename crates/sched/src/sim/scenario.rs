@@ -4,7 +4,7 @@ use kvist_base::{Blocks, SeqId, TokenId, Tokens, mix64};
 
 use super::model::FakeModel;
 use super::world::Event;
-use crate::config::SchedulerConfig;
+use crate::config::{Admission, Fairness, SchedulerConfig};
 use crate::kv::TierSlot;
 use crate::scheduler::TierCosts;
 use crate::sequence::NewSequence;
@@ -106,6 +106,8 @@ pub(crate) struct Scenario {
     /// Prompts begin like one of these.
     stems: Vec<Vec<TokenId>>,
     root_count: u32,
+    /// What priorities are drawn from.
+    priorities: Vec<i32>,
 }
 
 impl Scenario {
@@ -131,6 +133,16 @@ impl Scenario {
                 } else {
                     0
                 },
+                admission: *rng
+                    .pick(&[
+                        Admission::Optimistic,
+                        Admission::Optimistic,
+                        Admission::Guaranteed,
+                    ])
+                    .expect("not empty"),
+                fairness: *rng
+                    .pick(&[Fairness::Arrival, Fairness::Tenants])
+                    .expect("not empty"),
                 watermark: Blocks(rng.between(0, 4).saturating_sub(2)),
             },
             hash_mask: *rng
@@ -149,6 +161,10 @@ impl Scenario {
                 .map(|_| rng.tokens(STEM_LEN))
                 .collect(),
             root_count: rng.between(1, 2),
+            priorities: match rng.between(0, 2) {
+                0 => vec![-1, 0, 0, i32::MAX],
+                _ => vec![],
+            },
         }
     }
 
@@ -201,6 +217,8 @@ impl Scenario {
             prompt,
             output_max: Tokens(rng.between(1, output_max)),
             cache_root: u64::from(rng.between(1, self.root_count)),
+            priority: rng.pick(&self.priorities).copied().unwrap_or(0),
+            tenant: u64::from(rng.between(1, 3)),
         }
     }
 }

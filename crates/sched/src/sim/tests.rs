@@ -5,7 +5,7 @@ use super::report::{Rule, SimReport};
 use super::scenario::{Rng, Scenario};
 use super::world::{Event, World};
 use super::{run, run_planted};
-use crate::config::SchedulerConfig;
+use crate::config::{Admission, Fairness, SchedulerConfig};
 use crate::kv::PlantedBug;
 use crate::sequence::NewSequence;
 
@@ -83,6 +83,8 @@ fn run_all(scenario: &Scenario, len: u32) -> SimReport {
             prompt: prompt(text),
             output_max: Tokens(output_max),
             cache_root: 1,
+            priority: 0,
+            tenant: 0,
         })
     };
     let alphabet = |world: &World| {
@@ -140,6 +142,8 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
             prefix_caching: true,
             partial_hits: true,
             tier_slots,
+            admission: Admission::Optimistic,
+            fairness: Fairness::Arrival,
             watermark: Blocks(0),
         };
         report.merge(&run_all(&scenario, 5));
@@ -147,6 +151,10 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
     let unreachable_here = [
         "refused_too_long",
         "finished_stop",
+        "overtook_by_priority",
+        "overtook_by_tenant",
+        "guaranteed_steps",
+        "preempted_though_guaranteed",
         "spilled_by_drop",
         "restored_at_once",
         "failed_restores",

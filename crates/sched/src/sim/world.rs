@@ -8,7 +8,7 @@ use super::device::FakeDevice;
 use super::model::{FakeModel, Tag};
 use super::report::{Rule, SimReport};
 use super::scenario::Scenario;
-use crate::config::AdmitError;
+use crate::config::{AdmitError, Fairness};
 use crate::kv::{PlantedBug, Spill, TierSlot};
 use crate::plan::{ChunkOutcome, StepOutcome, StepPlan};
 use crate::scheduler::Scheduler;
@@ -43,12 +43,18 @@ pub(super) struct Client {
     pub(super) prompt_len: usize,
     pub(super) len_max: Tokens,
     pub(super) preempted_count: u32,
+    pub(super) priority: i32,
+    pub(super) tenant: u64,
+    /// What the tenant was charged for.
+    pub(super) charged_len: usize,
 }
 
 /// What the observer looks at before and after a plan is made.
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) running: Vec<SeqId>,
+    /// In the order in which they must be let in.
+    pub(super) waiting: Vec<SeqId>,
 }
 
 #[derive(Debug)]
@@ -60,6 +66,10 @@ pub(crate) struct World {
     model: FakeModel,
     live: Vec<SeqId>,
     next_id: u64,
+    /// Tokens served, by tenant.
+    pub(super) served: BTreeMap<u64, u64>,
+    /// Whether a promise of blocks may have been broken by a smaller pool.
+    pub(super) has_shrunk: bool,
     /// Whether two contents hardly ever have one hash.
     pub(super) has_whole_hashes: bool,
 }
@@ -82,6 +92,8 @@ impl World {
             model: scenario.model,
             live: Vec::new(),
             next_id: 0,
+            served: BTreeMap::new(),
+            has_shrunk: false,
             has_whole_hashes: scenario.hash_mask == u128::MAX,
         }
     }
@@ -123,7 +135,11 @@ impl World {
             .values()
             .map(|client| client.len_max.len())
             .sum();
-        let steps_max = tokens * (self.clients.len() + 1);
+        let mut steps_max = tokens * (self.clients.len() + 1);
+        if self.scheduler.config().fairness == Fairness::Tenants {
+            // Whoever is let in may rank before those that run, which then may have to begin again.
+            steps_max *= self.clients.len() + 1;
+        }
         for _ in 0..steps_max {
             if !self.scheduler.has_work() {
                 break;
@@ -165,6 +181,9 @@ impl World {
             prompt_len,
             len_max: Tokens(u32::try_from(len_max).expect("bounded by model_len_max")),
             preempted_count: 0,
+            priority: sequence.priority,
+            tenant: sequence.tenant,
+            charged_len: 0,
         };
         let result = self.scheduler.admit(sequence);
         match &result {
@@ -182,6 +201,7 @@ impl World {
             return Err(Rule::BadRefusal { seq });
         }
         if result.is_ok() {
+            self.arrive(client.tenant);
             self.clients.insert(seq, client);
         }
         Ok(())
@@ -191,6 +211,7 @@ impl World {
     pub(super) fn plan(&mut self) -> Result<StepPlan, Rule> {
         let before = Before {
             running: self.scheduler.running.iter().collect(),
+            waiting: self.waiting_in_order(),
         };
         let plan = self.scheduler.schedule();
         for seq in plan.preempted() {
@@ -269,6 +290,9 @@ impl World {
         let mut ended = Vec::new();
         for (chunk, outcome) in plan.chunks().iter().zip(&outcome.chunks) {
             ended.extend(self.tell_client(chunk.seq, *outcome));
+        }
+        for (chunk, outcome) in plan.chunks().iter().zip(&outcome.chunks) {
+            self.charge(chunk, *outcome);
         }
         let finished = self.scheduler.commit(plan, outcome);
         if finished.len() != ended.len() {

@@ -1,6 +1,7 @@
 //! Stories with literal block ids, one for each rule.
 
 mod cache;
+mod fairness;
 mod limits;
 mod order;
 mod partial;
@@ -25,6 +26,8 @@ fn config() -> SchedulerConfig {
         prefix_caching: true,
         partial_hits: false,
         tier_slots: 0,
+        admission: Admission::Optimistic,
+        fairness: Fairness::Arrival,
         watermark: Blocks(0),
     }
 }
@@ -40,6 +43,8 @@ fn sequence(id: u64, kind: u32, len: u32) -> NewSequence {
         prompt: (0..len).map(|n| TokenId(kind * 1000 + n)).collect(),
         output_max: Tokens(16),
         cache_root: 0,
+        priority: 0,
+        tenant: 0,
     }
 }
 
