@@ -4,7 +4,10 @@
 use std::error::Error;
 
 use kvist_base::{Blocks, SeqId, TokenId, Tokens};
-use kvist_sched::{ChunkOutcome, NewSequence, Scheduler, SchedulerConfig, StepOutcome, StepPlan};
+use kvist_sched::{
+    Admission, ChunkOutcome, Fairness, NewSequence, Scheduler, SchedulerConfig, StepOutcome,
+    StepPlan,
+};
 
 use super::Measured;
 use super::load::tokens;
@@ -96,6 +99,8 @@ fn config(arguments: &Arguments, model_len_max: Tokens) -> SchedulerConfig {
         prefix_caching: true,
         partial_hits: true,
         tier_slots: 0,
+        admission: Admission::Optimistic,
+        fairness: Fairness::Arrival,
         watermark: Blocks(arguments.blocks / 100),
     }
 }
@@ -119,6 +124,8 @@ fn replay(scheduler: &mut Scheduler, rows: &[Lengths]) -> Result<Vec<Step>, Box<
             prompt: prompt.into_iter().map(TokenId).collect(),
             output_max: Tokens(row.output_len),
             cache_root: 0,
+            priority: 0,
+            tenant: 0,
         })?;
     }
     let mut live: Vec<SeqId> = (0..rows.len() as u64).map(SeqId).collect();
