@@ -26,6 +26,13 @@ pub enum BudgetSource {
         /// Whether that is a container's limit.
         contained: bool,
     },
+    /// The operator's share of a device's memory.
+    Device {
+        /// The share.
+        share: f64,
+        /// The memory of one device.
+        of: Bytes,
+    },
     /// The operator's number.
     Absolute,
     /// Less is available than the operator allowed.
@@ -51,6 +58,9 @@ impl fmt::Display for BudgetSource {
                     "machine's"
                 };
                 write!(f, "{:.0} % of the {owner} {of}", share * 100.0)
+            }
+            Self::Device { share, of } => {
+                write!(f, "{:.0} % of the device's {of}", share * 100.0)
             }
             Self::Absolute => f.write_str("as asked"),
             Self::Available { available, safety } => {
@@ -104,6 +114,6 @@ pub(crate) fn budget(machine: &Machine, limit: MemoryLimit) -> (Bytes, BudgetSou
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss
 )]
-fn share_of(total: Bytes, share: f64) -> Bytes {
+pub(crate) fn share_of(total: Bytes, share: f64) -> Bytes {
     Bytes((total.0 as f64 * share) as u64).min(total)
 }

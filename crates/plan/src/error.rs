@@ -41,6 +41,13 @@ pub enum PlanLimit {
     },
     /// At least one KV block, of this size.
     OneBlock(Bytes),
+    /// A divisor of both numbers of heads.
+    Divides {
+        /// Query heads.
+        heads: u32,
+        /// Key and value heads.
+        kv_heads: u32,
+    },
 }
 
 impl fmt::Display for PlanLimit {
@@ -52,6 +59,10 @@ impl fmt::Display for PlanLimit {
             Self::OneSequence { needed, len } => {
                 write!(f, "at least {needed}, one sequence of {len}")
             }
+            Self::Divides { heads, kv_heads } => write!(
+                f,
+                "a divisor of {heads} heads and of {kv_heads} key and value heads"
+            ),
             Self::OneBlock(bytes) => write!(f, "at least {bytes}, one KV block"),
         }
     }

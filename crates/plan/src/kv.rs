@@ -35,6 +35,9 @@ pub struct KvPlan {
     /// K and V of one block.
     #[serde(serialize_with = "serial::bytes")]
     pub block_bytes: Bytes,
+    /// What the tables of one block take beside it.
+    #[serde(serialize_with = "serial::bytes")]
+    pub record_bytes: Bytes,
     /// Most blocks there will be under this budget.
     #[serde(serialize_with = "serial::blocks")]
     pub blocks: Blocks,
@@ -66,14 +69,26 @@ pub(crate) struct BlockCounts {
 pub(crate) struct BlockCost {
     bytes_per_token: Bytes,
     block_size: Tokens,
+    record_bytes: Bytes,
 }
 
 impl BlockCost {
     pub(crate) fn new(model: &ModelShape, limits: &Limits) -> Self {
         let bytes_per_token = model.kv_bytes_per_token(limits.kv_dtype);
+        let block_size = limits.block_size;
+        let tokens = u64::from(block_size.0);
         Self {
             bytes_per_token,
-            block_size: limits.block_size,
+            block_size,
+            record_bytes: Bytes(BLOCK_RECORD_BYTES + tokens * TOKEN_RECORD_BYTES),
+        }
+    }
+
+    /// The same where tables are kept elsewhere.
+    pub(crate) fn without_tables(self) -> Self {
+        Self {
+            record_bytes: Bytes::ZERO,
+            ..self
         }
     }
 
@@ -81,15 +96,12 @@ impl BlockCost {
         Self {
             bytes_per_token: kv.bytes_per_token,
             block_size: kv.block_size,
+            record_bytes: kv.record_bytes,
         }
     }
 
     fn block_bytes(self) -> Bytes {
         self.bytes_per_token * u64::from(self.block_size.0)
-    }
-
-    fn record_bytes(self) -> Bytes {
-        Bytes(BLOCK_RECORD_BYTES + u64::from(self.block_size.0) * TOKEN_RECORD_BYTES)
     }
 
     /// More cannot be numbered by a token count.
@@ -104,7 +116,7 @@ impl BlockCost {
     }
 
     fn table_bytes(self, blocks: Blocks) -> Bytes {
-        self.record_bytes() * u64::from(blocks.0)
+        self.record_bytes * u64::from(blocks.0)
     }
 
     /// What `blocks` add to the plan, tables included.
@@ -116,7 +128,7 @@ impl BlockCost {
 
     /// Blocks that fit into `room`, and no more than a token count can number.
     pub(crate) fn blocks_in(self, room: Bytes) -> Blocks {
-        let each = self.block_bytes() + self.record_bytes();
+        let each = self.block_bytes() + self.record_bytes;
         let most = u32::try_from(room.0 / each.0).unwrap_or(u32::MAX);
         // Whole extents take a little more than the division says: halve the interval in which
         // the answer is, `fits < fails`.
@@ -190,6 +202,7 @@ impl BlockCost {
             bytes_per_token: self.bytes_per_token,
             block_size: self.block_size,
             block_bytes: self.block_bytes(),
+            record_bytes: self.record_bytes,
             blocks: counts.now,
             tokens: self.tokens_in(counts.now),
             blocks_min: counts.min,
@@ -199,18 +212,18 @@ impl BlockCost {
     }
 
     /// The lines that grow and shrink with the budget.
-    pub(crate) fn lines(self, blocks: Blocks) -> [PlanLine; 2] {
+    pub(crate) fn lines(self, blocks: Blocks) -> impl Iterator<Item = PlanLine> {
         let note = format!(
             "cap: {blocks} of {}, {} a token",
             self.block_bytes(),
             self.bytes_per_token
         );
-        let tables_note = format!("{} a block", self.record_bytes());
-        let (pool, tables) = (self.pool_bytes(blocks), self.table_bytes(blocks));
-        [
-            PlanLine::new(LineKind::KvPool, "kv pool", pool, note),
-            PlanLine::new(LineKind::KvTables, "kv tables", tables, tables_note),
-        ]
+        let pool = PlanLine::new(LineKind::KvPool, "kv pool", self.pool_bytes(blocks), note);
+        let note = format!("{} a block", self.record_bytes);
+        let bytes = self.table_bytes(blocks);
+        let tables = (self.record_bytes > Bytes::ZERO)
+            .then(|| PlanLine::new(LineKind::KvTables, "kv tables", bytes, note));
+        [pool].into_iter().chain(tables)
     }
 
     /// What a tier of `slots` on disk takes in memory; no line when there is none.

@@ -9,6 +9,7 @@
 //! hands their text to the parsers here.
 
 mod budget;
+mod devices;
 mod error;
 mod kv;
 mod ledger;
@@ -25,6 +26,7 @@ mod table;
 mod ways_out;
 
 pub use budget::BudgetSource;
+pub use devices::Devices;
 pub use error::{Given, PlanError, PlanLimit, ProbeError};
 pub use kv::{KvPlan, STAGED_BLOCKS};
 pub use ledger::{Holding, Ledger, LedgerLine, OverPlan};
@@ -35,7 +37,7 @@ pub use machine::{
     parse_reclaimable,
 };
 pub use offload::OffloadPlan;
-pub use planner::{CapacityRow, MODEL_LEN_MIN, ModelLenReason, Plan, Verdict, plan};
+pub use planner::{CapacityRow, MODEL_LEN_MIN, ModelLenReason, Plan, Verdict, plan, plan_devices};
 pub use replan::BudgetTooSmall;
 pub use scheme::WeightScheme;
 pub use shape::{ModelShape, WeightKind, WeightLine};

@@ -165,6 +165,11 @@ pub(crate) fn weight_lines(model: &ModelShape, offload: &OffloadPlan) -> Vec<Pla
     lines
 }
 
+/// The part of the margin that goes with resident weights.
+pub(crate) fn margin_of(resident: Bytes) -> Bytes {
+    Bytes(resident.0 / MARGIN_WEIGHT_DIVISOR)
+}
+
 /// The lines that follow from limits and shape alone, and from how much is `resident`.
 pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -> Vec<PlanLine> {
     let running = u64::from(limits.running_max);
@@ -211,7 +216,7 @@ pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -
         PlanLine::new(
             LineKind::Margin,
             "margin",
-            Bytes(MARGIN_BASE_BYTES + resident.0 / MARGIN_WEIGHT_DIVISOR),
+            Bytes(MARGIN_BASE_BYTES) + margin_of(resident),
             "program, allocator, page tables".to_owned(),
         ),
     ]

@@ -59,6 +59,17 @@ impl Machine {
         })
     }
 
+    /// This machine with so much available, and no container's limit in the way.
+    pub(crate) fn with_available(self, available: Bytes) -> Self {
+        Self {
+            mem_total: self.mem_total.max(available),
+            mem_available: available,
+            cgroup_limit: None,
+            cgroup_used: None,
+            ..self
+        }
+    }
+
     /// Whether a container's limit, not the machine, bounds the memory.
     pub(crate) fn is_contained(&self) -> bool {
         self.cgroup_limit

@@ -1,13 +1,16 @@
 //! The plan itself: the sum, the context length and the verdict.
 
+use std::borrow::Cow;
+
 use kvist_base::{Blocks, Bytes, Tokens};
 use serde::Serialize;
 
 use crate::budget::{BudgetSource, budget};
+use crate::devices::Devices;
 use crate::error::PlanError;
 use crate::kv::{BlockCost, BlockCounts, KvPlan};
 use crate::limits::{Limits, Offload};
-use crate::lines::{LineKind, PlanLine, weight_lines, work_lines};
+use crate::lines::{LineKind, PlanLine, margin_of, weight_lines, work_lines};
 use crate::machine::Machine;
 use crate::offload::OffloadPlan;
 use crate::serial;
@@ -75,6 +78,8 @@ pub enum Verdict {
 pub struct Plan {
     /// The model's name.
     pub model: String,
+    /// The devices it is split over: every number is then of one of them.
+    pub devices: Option<Devices>,
     /// Every line; weights first.
     pub lines: Vec<PlanLine>,
     /// Sum of the lines.
@@ -118,18 +123,41 @@ impl Plan {
 /// A model that does not fit is a plan with that verdict; an error means that a limit or a
 /// dimension is outside its range.
 pub fn plan(model: &ModelShape, machine: &Machine, limits: &Limits) -> Result<Plan, PlanError> {
-    let inputs = Inputs {
+    plan_on(Inputs {
         model,
-        machine,
+        place: Place::Host(machine),
         limits,
-    };
+    })
+}
+
+/// Plans what each of several devices holds of `model`: its part of the weights and of the KV pool,
+/// and what its runtime takes. The budget is the limit's share of one device's memory. Nothing of
+/// the host is in the plan.
+///
+/// # Errors
+/// As [`plan`], and when the model's heads cannot be divided between so many devices.
+pub fn plan_devices(
+    model: &ModelShape,
+    devices: Devices,
+    limits: &Limits,
+) -> Result<Plan, PlanError> {
+    plan_on(Inputs {
+        model,
+        place: Place::Devices(devices),
+        limits,
+    })
+}
+
+fn plan_on(inputs: Inputs<'_>) -> Result<Plan, PlanError> {
     let terms = Terms::new(inputs)?;
+    let (model, limits) = (inputs.model, inputs.limits);
     let (cost, budget) = (terms.cost, terms.budget);
     let offload = terms.choose_offload();
     let (above, below) = terms.fixed_lines(&offload);
     let fixed: Bytes = above.iter().chain(&below).map(|line| line.bytes).sum();
+    assert_eq!(fixed, terms.fixed(&offload));
     let pool = terms.choose_pool(fixed);
-    let counts = terms.block_counts(&pool, machine.total().saturating_sub(fixed));
+    let counts = terms.block_counts(&pool, inputs.place.memory().saturating_sub(fixed));
     let kv_lines = cost.lines(counts.now);
     let total = fixed + cost.bytes(counts.now);
     let lines: Vec<PlanLine> = above.into_iter().chain(kv_lines).chain(below).collect();
@@ -153,6 +181,7 @@ pub fn plan(model: &ModelShape, machine: &Machine, limits: &Limits) -> Result<Pl
     };
     Ok(Plan {
         model: model.name.clone(),
+        devices: inputs.place.devices(),
         lines,
         total,
         budget,
@@ -168,19 +197,55 @@ pub fn plan(model: &ModelShape, machine: &Machine, limits: &Limits) -> Result<Pl
     })
 }
 
+fn resident(lines: &[PlanLine]) -> Bytes {
+    let resident = lines
+        .iter()
+        .filter(|line| line.kind == LineKind::WeightsResident);
+    resident.map(|line| line.bytes).sum()
+}
+
 /// The shortest length a model without one asked for is served with.
 fn len_min(model: &ModelShape) -> Tokens {
     MODEL_LEN_MIN.min(model.context_max)
 }
 
+/// Where a model is to run.
+#[derive(Clone, Copy)]
+pub(crate) enum Place<'a> {
+    Host(&'a Machine),
+    Devices(Devices),
+}
+
+impl Place<'_> {
+    /// All the memory there is, for one plan.
+    fn memory(self) -> Bytes {
+        match self {
+            Self::Host(machine) => machine.total(),
+            Self::Devices(devices) => devices.memory,
+        }
+    }
+
+    fn devices(self) -> Option<Devices> {
+        match self {
+            Self::Host(_) => None,
+            Self::Devices(devices) => Some(devices),
+        }
+    }
+}
+
 /// What a plan is made of, checked.
 pub(crate) struct Terms<'a> {
-    model: &'a ModelShape,
+    model: Cow<'a, ModelShape>,
     limits: &'a Limits,
+    place: Place<'a>,
     cost: BlockCost,
     tier_slots: Blocks,
     budget: Bytes,
     budget_source: BudgetSource,
+    /// All but the pool, with every layer resident.
+    fixed: Bytes,
+    /// What of it are resident weights.
+    resident: Bytes,
 }
 
 /// The KV pool that was chosen.
@@ -195,23 +260,41 @@ impl<'a> Terms<'a> {
     pub(crate) fn new(inputs: Inputs<'a>) -> Result<Self, PlanError> {
         let Inputs {
             model,
-            machine,
+            place,
             limits,
         } = inputs;
         model.check()?;
         limits.check(model)?;
-        let (budget, budget_source) = budget(machine, limits.memory);
-        let cost = BlockCost::new(model, limits);
-        let least = limits.model_len.unwrap_or(len_min(model));
+        let (budget, budget_source) = match place {
+            Place::Host(machine) => budget(machine, limits.memory),
+            Place::Devices(devices) => devices.budget(limits.memory),
+        };
+        let (model, cost) = match place {
+            Place::Host(_) => (Cow::Borrowed(model), BlockCost::new(model, limits)),
+            Place::Devices(devices) => {
+                devices.check(model)?;
+                let shard = devices.shard(model);
+                let cost = BlockCost::new(&shard, limits).without_tables();
+                (Cow::Owned(shard), cost)
+            }
+        };
+        let least = limits.model_len.unwrap_or(len_min(&model));
         cost.check_pool(limits.kv_cache, least)?;
-        Ok(Self {
+        let mut terms = Self {
             model,
             limits,
+            place,
             cost,
             tier_slots: cost.tier_slots(limits.spill)?,
             budget,
             budget_source,
-        })
+            fixed: Bytes::ZERO,
+            resident: Bytes::ZERO,
+        };
+        let (above, below) = terms.fixed_lines(&OffloadPlan::default());
+        terms.fixed = above.iter().chain(&below).map(|line| line.bytes).sum();
+        terms.resident = resident(&above);
+        Ok(terms)
     }
 
     /// Whether the model can be served.
@@ -221,25 +304,31 @@ impl<'a> Terms<'a> {
 
     /// The lines that stay as they are whatever the pool gets: those above its own, and those below.
     fn fixed_lines(&self, offload: &OffloadPlan) -> (Vec<PlanLine>, Vec<PlanLine>) {
-        let weights = weight_lines(self.model, offload);
-        let resident = weights
-            .iter()
-            .filter(|line| line.kind == LineKind::WeightsResident);
-        let resident = resident.map(|line| line.bytes).sum();
-        let work = work_lines(self.model, self.limits, resident);
-        (
-            weights,
-            self.cost
-                .tier_line(self.tier_slots)
-                .into_iter()
-                .chain(work)
-                .collect(),
-        )
+        let weights = weight_lines(&self.model, offload);
+        let below = match self.place {
+            Place::Devices(devices) => vec![devices.overhead_line()],
+            Place::Host(_) => {
+                let work = work_lines(&self.model, self.limits, resident(&weights));
+                self.cost
+                    .tier_line(self.tier_slots)
+                    .into_iter()
+                    .chain(work)
+                    .collect()
+            }
+        };
+        (weights, below)
     }
 
+    /// The sum of those lines.
     fn fixed(&self, offload: &OffloadPlan) -> Bytes {
-        let (above, below) = self.fixed_lines(offload);
-        above.iter().chain(&below).map(|line| line.bytes).sum()
+        let streamed = self.fixed - offload.bytes + offload.ring;
+        match self.place {
+            Place::Devices(_) => streamed,
+            Place::Host(_) => {
+                let left = self.resident - offload.bytes;
+                streamed - (margin_of(self.resident) - margin_of(left))
+            }
+        }
     }
 
     /// The fewest layers that do what the limit says and make the plan fit; where none does, those
@@ -257,7 +346,7 @@ impl<'a> Terms<'a> {
         let bytes_min = bytes_min.min(streamed_max);
         let mut nearest: Option<(Bytes, OffloadPlan)> = None;
         for count in count_min..=self.model.layers {
-            let offload = OffloadPlan::spread(self.model, &layer_bytes, count);
+            let offload = OffloadPlan::spread(&self.model, &layer_bytes, count);
             if offload.bytes < bytes_min {
                 continue;
             }
@@ -284,7 +373,7 @@ impl<'a> Terms<'a> {
             Some(asked) => (asked, AsAsked),
             None if holds >= context_max => (context_max, AsModel),
             None if exact.is_some() => (holds, CappedByPool),
-            None => (holds.max(len_min(self.model)), CappedByMemory),
+            None => (holds.max(len_min(&self.model)), CappedByMemory),
         };
         let fits = holds >= model_len && exact.is_none_or(|exact| exact <= room);
         let useful = cost.blocks_for(limits.running_max, model_len);
@@ -312,7 +401,7 @@ impl<'a> Terms<'a> {
         let promised = if is_promise {
             pool.model_len
         } else {
-            len_min(self.model)
+            len_min(&self.model)
         };
         let useful = match limits.kv_cache {
             Some(_) => pool.blocks,

@@ -69,7 +69,7 @@ impl Plan {
         let mut plan = self.clone();
         for line in cost.lines(now) {
             let old = plan.lines.iter_mut().find(|old| old.kind == line.kind);
-            *old.expect("every plan has both lines of the pool") = line;
+            *old.expect("the same cost has the same lines") = line;
         }
         plan.total = plan.lines.iter().map(|line| line.bytes).sum();
         assert!(plan.total <= budget && plan.total == fixed + cost.bytes(now));

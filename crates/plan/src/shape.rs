@@ -131,7 +131,12 @@ impl ModelShape {
         if line.by_layer.is_empty() {
             return Ok(());
         }
-        let (count, layers) = (line.by_layer.len() as u64, u64::from(self.layers));
+        let count = line.by_layer.len() as u64;
+        if line.kind == WeightKind::Mapped {
+            // In the file already: there is nothing to stream.
+            return PlanError::check("layers of a mapped weight line", count, 0, 0);
+        }
+        let layers = u64::from(self.layers);
         PlanError::check("layers of a weight line", count, layers, layers)?;
         let sum = line
             .by_layer

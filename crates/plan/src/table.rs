@@ -4,6 +4,7 @@ use std::fmt;
 
 use kvist_base::{Bytes, Tokens};
 
+use crate::devices::Devices;
 use crate::planner::{CapacityRow, ModelLenReason, Plan, Verdict};
 
 /// Columns of the capacity table: 1, 4, 16, 64, ... sequences.
@@ -128,7 +129,16 @@ fn grouped(count: Tokens) -> String {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "Memory plan for {}", self.model)?;
+        match self.devices {
+            None => writeln!(f, "Memory plan for {}", self.model)?,
+            Some(Devices { count, memory }) => {
+                let model = &self.model;
+                writeln!(
+                    f,
+                    "Memory plan for {model}: each of {count} devices with {memory}"
+                )?;
+            }
+        }
         writeln!(f)?;
         writeln!(f, "  {:<24} {:>12} {:>7}", "line", "MiB", "%")?;
         for line in &self.lines {

@@ -2,6 +2,7 @@ use kvist_base::{Blocks, Bytes, KvDtype, Tokens, WeightPart, mix64};
 
 use super::*;
 
+mod devices;
 mod elastic;
 mod schemes;
 
@@ -433,6 +434,9 @@ fn follow(
         WayOut::SmallerPool { kv_cache } => limits.kv_cache = Some(kv_cache),
         WayOut::LighterKv { kv_dtype, .. } => limits.kv_dtype = kv_dtype,
         WayOut::StreamLayers { .. } => limits.offload = Offload::Auto,
+        WayOut::RaiseShare { .. } | WayOut::MoreDevices { .. } | WayOut::LargerDevices { .. } => {
+            panic!("{way_out:?} on a host")
+        }
     }
     (model, machine, limits)
 }
@@ -457,6 +461,9 @@ fn overdo(way_out: WayOut) -> Option<WayOut> {
         | WayOut::LighterWeights { .. }
         | WayOut::LighterKv { .. }
         | WayOut::StreamLayers { .. } => None,
+        WayOut::RaiseShare { .. } | WayOut::MoreDevices { .. } | WayOut::LargerDevices { .. } => {
+            panic!("{way_out:?} on a host")
+        }
     }
 }
 
@@ -502,9 +509,11 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
     };
     for line in &mut model.weights {
         line.bytes = Bytes(up_to(6_000_000_000));
-        line.by_layer = vec![Bytes(line.bytes.0 / 100); model.layers as usize];
+        if line.kind == WeightKind::Resident {
+            line.by_layer = vec![Bytes(line.bytes.0 / 100); model.layers as usize];
+        }
         // 4, 8 or 16 bits a weight.
-        line.values = line.bytes.0 * 2 >> up_to(2);
+        line.values = (line.bytes.0 * 2) >> up_to(2);
     }
     let total = Bytes::MIB * (up_to(64_000) + 64);
     let memory = MemInfo {
@@ -573,6 +582,7 @@ fn sums_hold_and_every_way_out_leads_out() {
                 WayOut::SmallerPool { .. } => 6,
                 WayOut::LighterKv { .. } => 7,
                 WayOut::StreamLayers { .. } => 8,
+                _ => panic!("{way_out:?} on a host"),
             };
             taken[kind] += 1;
         }

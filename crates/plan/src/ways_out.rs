@@ -7,10 +7,11 @@ use kvist_base::{Bytes, KvDtype, Tokens};
 use serde::Serialize;
 
 use crate::budget::{SAFETY_MAX, budget_max, safety};
+use crate::devices::Devices;
 use crate::limits::{Limits, MemoryLimit, Offload};
 use crate::lines::{activation_bytes, bytes_per_sequence};
 use crate::machine::Machine;
-use crate::planner::{MODEL_LEN_MIN, Terms};
+use crate::planner::{MODEL_LEN_MIN, Place, Terms};
 use crate::scheme::WeightScheme;
 use crate::serial;
 use crate::shape::ModelShape;
@@ -19,6 +20,10 @@ use crate::shape::ModelShape;
 const STEP_TOKENS_MIN: u64 = 32;
 /// Ways out shown: more are no help.
 const SHOWN_MAX: usize = 3;
+/// The largest share of a device to suggest, in hundredths.
+const SHARE_PERCENT_MAX: u32 = 95;
+/// The most devices to suggest: those of one machine.
+const DEVICES_SHOWN_MAX: u32 = 8;
 /// KV dtypes to offer, widest first.
 const KV_DTYPES: [KvDtype; 2] = [KvDtype::F32, KvDtype::F16];
 /// Encodings a file with more bits a weight can be replaced by, with the bits they need.
@@ -82,6 +87,22 @@ pub enum WayOut {
         #[serde(serialize_with = "serial::bytes")]
         bytes: Bytes,
     },
+    /// Allow more of each device's memory.
+    RaiseShare {
+        /// The least that is enough, in hundredths.
+        percent: u32,
+    },
+    /// Split the model over more devices.
+    MoreDevices {
+        /// How many in all.
+        count: u32,
+    },
+    /// Use devices with more memory.
+    LargerDevices {
+        /// The least of each, with the largest share of it.
+        #[serde(serialize_with = "serial::bytes")]
+        memory: Bytes,
+    },
     /// Free memory, or use a larger machine or container.
     MoreMemory {
         /// How much has to be available.
@@ -136,6 +157,18 @@ impl fmt::Display for WayOut {
                     "fewer bits a weight: a {name} file of this model would be about {bytes}"
                 )
             }
+            Self::RaiseShare { percent } => {
+                let share = f64::from(*percent) / 100.0;
+                write!(f, "more of each device: --gpu-memory-utilization {share}")
+            }
+            Self::MoreDevices { count } => write!(f, "more devices: --devices {count}"),
+            Self::LargerDevices { memory } => {
+                let share = f64::from(SHARE_PERCENT_MAX) / 100.0;
+                write!(
+                    f,
+                    "devices of {memory}, with --gpu-memory-utilization {share}"
+                )
+            }
             Self::MoreMemory { available, memory } => {
                 let memory = mebibytes(*memory);
                 write!(
@@ -182,18 +215,14 @@ impl Shortage {
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     pub model: &'a ModelShape,
-    pub machine: &'a Machine,
+    pub place: Place<'a>,
     pub limits: &'a Limits,
 }
 
 /// The single changes that make up for `shortage`, the cheapest for the user first.
 pub(crate) fn ways_out(shortage: &Shortage, inputs: Inputs<'_>) -> Vec<WayOut> {
-    let Inputs {
-        model,
-        machine,
-        limits,
-    } = inputs;
-    let candidates = [
+    let Inputs { model, limits, .. } = inputs;
+    let settings = [
         smaller_pool(shortage, limits),
         smaller_context(shortage, limits),
         lighter_kv(model, limits),
@@ -201,16 +230,12 @@ pub(crate) fn ways_out(shortage: &Shortage, inputs: Inputs<'_>) -> Vec<WayOut> {
         smaller_step(shortage, model, limits),
     ];
     let weights = [stream_layers(inputs), lighter_weights(inputs)];
-    let memory = more_memory(shortage.needed, machine);
-    let (raise, more) = match memory {
-        WayOut::RaiseBudget { .. } => (Some(memory), None),
-        _ => (None, Some(memory)),
-    };
-    let all = candidates
+    let (more, buy) = more_memory(shortage, inputs);
+    let all = settings
         .into_iter()
-        .chain([raise])
+        .chain([more])
         .chain(weights)
-        .chain([more]);
+        .chain(buy.into_iter().map(Some));
     let enough = all.flatten().filter(|way_out| way_out.is_enough(inputs));
     enough.take(SHOWN_MAX).collect()
 }
@@ -255,7 +280,7 @@ fn smaller_step(shortage: &Shortage, model: &ModelShape, limits: &Limits) -> Opt
 }
 
 fn stream_layers(inputs: Inputs<'_>) -> Option<WayOut> {
-    if inputs.limits.offload != Offload::Off {
+    if inputs.limits.offload != Offload::Off || matches!(inputs.place, Place::Devices(_)) {
         return None;
     }
     let limits = streaming(inputs.limits);
@@ -290,8 +315,20 @@ fn lighter_weights(inputs: Inputs<'_>) -> Option<WayOut> {
         .find(|way_out| way_out.is_enough(inputs))
 }
 
+/// What the memory that is there allows, and what there would have to be.
+fn more_memory(shortage: &Shortage, inputs: Inputs<'_>) -> (Option<WayOut>, Vec<WayOut>) {
+    let needed = shortage.needed;
+    match inputs.place {
+        Place::Host(machine) => match more_host_memory(needed, machine) {
+            raise @ WayOut::RaiseBudget { .. } => (Some(raise), Vec::new()),
+            more => (None, vec![more]),
+        },
+        Place::Devices(devices) => (raise_share(needed, devices), more_devices(needed, devices)),
+    }
+}
+
 /// The budget to ask for if the machine has it, or how much it would have to have.
-fn more_memory(needed: Bytes, machine: &Machine) -> WayOut {
+fn more_host_memory(needed: Bytes, machine: &Machine) -> WayOut {
     let memory = Bytes::MIB * mebibytes(needed);
     if memory <= budget_max(machine) {
         return WayOut::RaiseBudget { memory };
@@ -305,11 +342,30 @@ fn more_memory(needed: Bytes, machine: &Machine) -> WayOut {
     }
 }
 
+fn raise_share(needed: Bytes, devices: Devices) -> Option<WayOut> {
+    let percent = u128::from(needed.0) * 100 / u128::from(devices.memory.0) + 1;
+    let percent = u32::try_from(percent)
+        .ok()
+        .filter(|percent| *percent <= SHARE_PERCENT_MAX)?;
+    Some(WayOut::RaiseShare { percent })
+}
+
+/// Twice as many devices, four times, and so on; and after these, larger ones.
+fn more_devices(needed: Bytes, devices: Devices) -> Vec<WayOut> {
+    let doubled = std::iter::successors(devices.count.checked_mul(2), |count| count.checked_mul(2));
+    let doubled = doubled.take_while(|count| *count <= DEVICES_SHOWN_MAX);
+    let larger = u128::from(needed.0) * 100 / u128::from(SHARE_PERCENT_MAX);
+    let larger = Bytes(u64::try_from(larger).unwrap_or(u64::MAX));
+    let memory = Bytes::GIB * (larger.0 / Bytes::GIB.0 + 1);
+    let more = doubled.map(|count| WayOut::MoreDevices { count });
+    more.chain([WayOut::LargerDevices { memory }]).collect()
+}
+
 impl WayOut {
     /// Whether the model fits with this one change.
     fn is_enough(self, inputs: Inputs<'_>) -> bool {
-        let (mut model, mut machine) = (None, *inputs.machine);
-        let mut limits = inputs.limits.clone();
+        let (mut model, mut larger) = (None, None);
+        let (mut limits, mut place) = (inputs.limits.clone(), inputs.place);
         match self {
             Self::SmallerPool { kv_cache } => limits.kv_cache = Some(kv_cache),
             Self::SmallerContext { model_len } => limits.model_len = Some(model_len),
@@ -320,15 +376,33 @@ impl WayOut {
             Self::StreamLayers { .. } => limits.offload = Offload::Auto,
             Self::LighterWeights { scheme, .. } => model = Some(inputs.model.quantised(scheme)),
             Self::MoreMemory { available, memory } => {
-                machine.mem_total = machine.mem_total.max(available);
-                machine.mem_available = available;
-                (machine.cgroup_limit, machine.cgroup_used) = (None, None);
+                larger = match inputs.place {
+                    Place::Host(machine) => Some(machine.with_available(available)),
+                    Place::Devices(_) => return false,
+                };
                 limits.memory = MemoryLimit::Absolute(memory);
+            }
+            Self::RaiseShare { percent } => {
+                limits.memory = MemoryLimit::Fraction(f64::from(percent) / 100.0);
+            }
+            Self::MoreDevices { .. } | Self::LargerDevices { .. } => {
+                let Place::Devices(devices) = &mut place else {
+                    return false;
+                };
+                match self {
+                    Self::MoreDevices { count } => devices.count = count,
+                    Self::LargerDevices { memory } => {
+                        devices.memory = memory;
+                        let share = f64::from(SHARE_PERCENT_MAX) / 100.0;
+                        limits.memory = MemoryLimit::Fraction(share);
+                    }
+                    _ => return false,
+                }
             }
         }
         let changed = Inputs {
             model: model.as_ref().unwrap_or(inputs.model),
-            machine: &machine,
+            place: larger.as_ref().map_or(place, Place::Host),
             limits: &limits,
         };
         Terms::new(changed).is_ok_and(|terms| terms.fits())
