@@ -9,6 +9,7 @@ mod blocks;
 mod config;
 mod error;
 mod family;
+mod hf;
 mod llama;
 mod parts;
 mod qwen2;
@@ -17,6 +18,7 @@ mod step;
 pub use config::{DecoderConfig, Rope, RopeScaling};
 pub use error::ModelError;
 pub use family::{Architecture, Placement, WeightUse, open, weight_uses};
+pub use hf::{HfConfig, HfConfigError, HfQuantisation, hf_part_of};
 pub use parts::{layer_of, part_of};
 pub use step::StepShape;
 

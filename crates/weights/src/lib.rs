@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Nothing here knows a model architecture: keys are handed out typed, tensors by name. The format
-//! is GGUF version 2 and 3, little-endian (ggml's `docs/gguf.md`). Every bound is in [`limits`].
+//! is GGUF version 2 and 3, little-endian (ggml's `docs/gguf.md`). Every bound is in [`limits`]. Of folders from
+//! the Hugging Face hub [`hf`] reads what a plan needs: headers, index and configuration.
 
 mod cursor;
 mod error;
@@ -15,6 +16,7 @@ mod file;
 mod foreign;
 mod ggml;
 mod header;
+pub mod hf;
 pub mod limits;
 mod metadata;
 mod mmap;

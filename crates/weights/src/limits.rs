@@ -26,3 +26,9 @@ pub const ALIGNMENT_DEFAULT: u32 = 32;
 pub const FILE_BYTES_MAX: u64 = 1 << 50;
 /// Files a model may be split into.
 pub const SPLITS_MAX: u64 = 1024;
+/// Bytes of a `config.json`. Real ones have a few thousand.
+pub const CONFIG_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of a safetensors index. Those of the largest models have some ten million.
+pub const INDEX_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of a safetensors header: the bound of the format's own library.
+pub const SAFETENSORS_HEADER_MAX: u64 = 100_000_000;
