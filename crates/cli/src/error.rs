@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 
 use kvist_engine::plan::{Plan, Verdict};
-use kvist_engine::{EngineFault, ErrorClass, LoadError, RequestError, ScoreError, SubmitError};
+use kvist_engine::{
+    EngineFault, ErrorClass, LoadError, RequestError, ScoreError, SubmitError, WhatIfError,
+};
 use kvist_weights::WeightsError;
 
 use crate::cache::NoCacheDir;
@@ -81,6 +83,12 @@ impl std::error::Error for CliError {}
 
 impl From<LoadError> for CliError {
     fn from(error: LoadError) -> Self {
+        if let LoadError::WhatIf(WhatIfError::NotServed { .. }) = error {
+            return Self::new(Exit::Model, "the model cannot be served")
+                .because(error.to_string())
+                .fix("a GGUF file of this model: kvist pull hf:OWNER/NAME-GGUF")
+                .fix("kvist plan MODEL    to see what it would take");
+        }
         match error.class() {
             ErrorClass::ModelMissing => Self::new(Exit::Model, "the model cannot be read")
                 .because(error.to_string())

@@ -118,6 +118,8 @@ fn only_model(folder: &Path) -> Result<PathBuf, CliError> {
     let shown = |path: &PathBuf| format!("{}", path.display());
     match models.as_slice() {
         [model] => Ok(model.clone()),
+        // A folder of the hub: it can be planned, and whoever serves it says what it cannot.
+        [] if folder.join("config.json").is_file() => Ok(folder.to_owned()),
         [] => Err(
             CliError::new(Exit::Model, format!("{} holds no model", folder.display()))
                 .because("no file in it ends in .gguf")

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use kvist_engine::plan::Limits;
-use kvist_engine::{PlannedModel, plan_file};
+use kvist_engine::{PlannedModel, plan_what_if};
 use serde_json::{Value, json};
 
 use crate::args::PlanArgs;
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &PlanArgs, environment: &Environment) -> Result<Exit, Cl
     let path = model_ref::resolve(&args.model, environment)?;
     let machine = session::machine()?;
     let limits = args.memory.limits(&args.batch, &machine)?;
-    let planned = plan_file(&path, &machine, &limits)?;
+    let planned = plan_what_if(&path, &machine, &limits, args.what_if.what_if())?;
     let text = if args.json {
         format!("{:#}\n", as_json(&planned, &path, &limits))
     } else {

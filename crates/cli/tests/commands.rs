@@ -168,6 +168,53 @@ fn what_does_not_fit_ends_with_78_and_computed_ways_out() {
 }
 
 #[test]
+fn a_hub_folder_can_be_planned_but_not_served() {
+    let stage = Stage::new();
+    let folder = stage.dir.path().join("hub");
+    fs::create_dir(&folder).unwrap();
+    let config = r#"{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 100, "max_position_embeddings": 512, "torch_dtype": "bfloat16",
+        "tie_word_embeddings": true}"#;
+    fs::write(folder.join("config.json"), config).unwrap();
+    for model in ["hub", "hub/config.json"] {
+        let plan = stage.run(&["plan", model, "--memory", "200MiB"]);
+        assert_code(&plan, 0);
+        assert!(
+            stdout(&plan).contains("planned but not served yet"),
+            "{}",
+            stdout(&plan)
+        );
+        let serve = stage.run(&["serve", model, "--port", "0"]);
+        assert_refused(&serve, 3, &["Hugging Face", "GGUF", "kvist plan"]);
+    }
+    let devices = [
+        "--device-memory",
+        "2GiB",
+        "--devices",
+        "2",
+        "--quantize",
+        "gptq",
+        "--json",
+    ];
+    let plan = stage.run(&[&["plan", "hub"][..], &devices].concat());
+    assert_code(&plan, 0);
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    assert_eq!(plan["plan"]["devices"]["count"], 2);
+    assert_eq!(plan["plan"]["budget"], (2u64 << 30) * 9 / 10);
+    let many = stage.run(&["plan", "hub", "--device-memory", "2GiB", "--devices", "3"]);
+    assert_refused(&many, 2, &["devices must be a divisor of 4 heads"]);
+    assert_code(&stage.run(&["plan", "hub", "--devices", "2"]), 2);
+    let damaged = config.replace("hidden_size", "hidden");
+    fs::write(folder.join("config.json"), damaged).unwrap();
+    assert_refused(
+        &stage.run(&["plan", "hub"]),
+        3,
+        &["config.json has no hidden_size"],
+    );
+}
+
+#[test]
 fn a_file_that_is_cut_off_can_be_planned_but_not_served() {
     let stage = Stage::new();
     let whole = fs::read(stage.model()).unwrap();

@@ -9,6 +9,7 @@ mod control;
 mod emit;
 mod error;
 mod handle;
+mod hf_shape;
 mod identity;
 mod idle;
 mod keeper;
@@ -29,6 +30,7 @@ mod tests;
 mod tier;
 mod transfer;
 mod vocab;
+mod what_if;
 
 pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 pub use error::{EngineFault, RequestError, SubmitError};
@@ -42,6 +44,7 @@ pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
 pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
 pub use score::{ScoreError, Scorer};
 pub use tier::{TierError, TierOptions};
+pub use what_if::{WhatIf, WhatIfError, plan_what_if};
 
 // What callers need to state a request or read an answer, so that they depend on this room alone.
 pub use kvist_kernels::Isa;

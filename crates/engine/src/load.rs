@@ -15,6 +15,7 @@ use kvist_model::ModelError;
 use kvist_plan::{Limits, Machine, ModelShape, OverPlan, Plan, PlanError};
 use kvist_sched::{ConfigError, PoolCounts};
 use kvist_text::TextError;
+use kvist_weights::hf::HfError;
 use kvist_weights::{GgufFile, WeightsError};
 use thiserror::Error;
 
@@ -24,6 +25,7 @@ use crate::run::run;
 use crate::shape::model_shape;
 use crate::shared::Shared;
 use crate::tier::{TierError, TierOptions};
+use crate::what_if::{WhatIfError, refuse_hf};
 
 /// How to serve a model.
 #[derive(Clone, Debug)]
@@ -95,6 +97,9 @@ pub enum LoadError {
     /// A limit makes no sense.
     #[error(transparent)]
     Limits(#[from] PlanError),
+    /// It can be planned only, or not even that.
+    #[error(transparent)]
+    WhatIf(#[from] WhatIfError),
     /// The scheduler cannot work under the configuration.
     #[error(transparent)]
     Scheduler(#[from] ConfigError),
@@ -138,6 +143,9 @@ impl LoadError {
             Self::Weights(_) | Self::Text(_) | Self::VocabMismatch { .. } => ErrorClass::ModelBad,
             Self::Model(ModelError::Device(DeviceError::OutOfMemory { .. })) => ErrorClass::Machine,
             Self::Model(_) => ErrorClass::ModelBad,
+            Self::WhatIf(WhatIfError::Folder(HfError::Io { .. })) => ErrorClass::ModelMissing,
+            Self::WhatIf(WhatIfError::AlreadyQuantised { .. }) => ErrorClass::Config,
+            Self::WhatIf(_) => ErrorClass::ModelBad,
             Self::Limits(_) | Self::Scheduler(_) => ErrorClass::Config,
             Self::DoesNotFit(_) => ErrorClass::DoesNotFit,
             Self::Device(_) | Self::Thread(_) | Self::OverPlan(_) | Self::Tier(_) => {
@@ -170,6 +178,7 @@ pub fn plan_file(
     machine: &Machine,
     limits: &Limits,
 ) -> Result<PlannedModel, LoadError> {
+    refuse_hf(path)?;
     let file = GgufFile::open_header(path)?;
     let config = kvist_model::open(&file)?;
     let shape = model_shape(&file, &config)?;
@@ -229,6 +238,7 @@ impl Engine {
         options: &EngineOptions,
         wrap: impl FnOnce(Box<dyn Device>) -> Box<dyn Device>,
     ) -> Result<Self, LoadError> {
+        refuse_hf(path)?;
         let file = GgufFile::open(path)?;
         let config = kvist_model::open(&file)?;
         for note in &config.notes {

@@ -317,3 +317,159 @@ pub fn hf_part_of(name: &str, axes: usize) -> (WeightPart, Option<usize>) {
     };
     (part, layer.map(|(layer, _)| layer))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const QWEN: &str = r#"{"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944,
+        "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "vocab_size": 152064, "max_position_embeddings": 131072, "tie_word_embeddings": false,
+        "torch_dtype": "bfloat16", "some_new_key": [1, 2, {"x": null}]}"#;
+
+    #[test]
+    fn dimensions_are_read_and_unknown_keys_are_fine() {
+        let config = HfConfig::parse(QWEN).unwrap();
+        assert_eq!(
+            (config.layers, config.head_dim, config.kv_heads),
+            (28, 128, 4)
+        );
+        assert_eq!((config.bias_len, config.value_bytes), (4608, 2));
+        assert!(!config.is_tied && config.notes.is_empty() && config.quantised.is_none());
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let whole: Map<String, Value> = serde_json::from_str(QWEN).unwrap();
+        let needed = [
+            "model_type",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "vocab_size",
+            "max_position_embeddings",
+        ];
+        for field in needed {
+            let mut less = whole.clone();
+            less.remove(field);
+            let error = HfConfig::parse(&serde_json::to_string(&less).unwrap()).unwrap_err();
+            assert_eq!(error.to_string(), format!("config.json has no {field}"));
+        }
+        for field in ["num_key_value_heads", "tie_word_embeddings", "torch_dtype"] {
+            let mut less = whole.clone();
+            less.remove(field);
+            let config = HfConfig::parse(&serde_json::to_string(&less).unwrap()).unwrap();
+            assert!(
+                config.notes.iter().any(|note| note.contains(field)),
+                "{:?}",
+                config.notes
+            );
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        let cases = [
+            (
+                "\"num_hidden_layers\": 28",
+                "\"num_hidden_layers\": 0",
+                "num_hidden_layers",
+            ),
+            (
+                "\"hidden_size\": 3584",
+                "\"hidden_size\": -1",
+                "hidden_size",
+            ),
+            (
+                "\"hidden_size\": 3584",
+                "\"hidden_size\": 3585",
+                "num_attention_heads",
+            ),
+            (
+                "\"vocab_size\": 152064",
+                "\"vocab_size\": 1e30",
+                "vocab_size",
+            ),
+            ("bfloat16", "int3", "torch_dtype"),
+            ("some_new_key", "num_local_experts", "num_local_experts"),
+            ("some_new_key", "kv_lora_rank", "kv_lora_rank"),
+        ];
+        for (from, to, field) in cases {
+            let error = HfConfig::parse(&QWEN.replace(from, to))
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(field), "{to}: {error}");
+        }
+        for text in ["", "[]", "{", "null", "{\"model_type\": 3}"] {
+            assert!(HfConfig::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_text_part_of_several_is_the_decoder() {
+        let nested = format!(
+            r#"{{"model_type": "gemma3", "torch_dtype": "bfloat16", "hidden_size": 7,
+                "vision_config": {{"hidden_size": 9}}, "text_config": {QWEN}}}"#
+        );
+        let config = HfConfig::parse(&nested).unwrap();
+        assert_eq!((config.family.as_str(), config.dim), ("qwen2", 3584));
+    }
+
+    #[test]
+    fn quantisation_is_read_in_its_spellings() {
+        let parse = |text: &str| {
+            let key = format!("\"quantization_config\": {text}, \"some_new_key\"");
+            HfConfig::parse(&QWEN.replace("\"some_new_key\"", &key))
+                .unwrap()
+                .quantised
+                .unwrap()
+        };
+        let gptq = parse(r#"{"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": true}"#);
+        assert_eq!(
+            (&*gptq.method, gptq.bits, gptq.group_size),
+            ("gptq", Some(4), Some(128))
+        );
+        let bnb = parse(r#"{"quant_method": "bitsandbytes", "load_in_4bit": true}"#);
+        assert_eq!((bnb.bits, bnb.group_size), (Some(4), None));
+        assert_eq!(
+            parse(r#"{"quant_method": "gptq", "group_size": -1}"#).group_size,
+            None
+        );
+    }
+
+    #[test]
+    fn names_tell_part_and_layer() {
+        use WeightPart::{Attention, Embedding, Head, Mlp, Other, Vectors};
+        let cases = [
+            ("model.embed_tokens.weight", 2, Embedding, None),
+            ("lm_head.weight", 2, Head, None),
+            (
+                "model.layers.3.self_attn.q_proj.weight",
+                2,
+                Attention,
+                Some(3),
+            ),
+            ("model.layers.3.self_attn.q_proj.bias", 1, Vectors, Some(3)),
+            ("model.layers.11.mlp.down_proj.qweight", 2, Mlp, Some(11)),
+            ("model.layers.0.mlp.down_proj.g_idx", 1, Mlp, Some(0)),
+            (
+                "language_model.model.layers.0.input_layernorm.weight",
+                1,
+                Vectors,
+                Some(0),
+            ),
+            (
+                "vision_tower.encoder.layers.0.mlp.fc1.weight",
+                2,
+                Other,
+                None,
+            ),
+            ("model.norm.weight", 1, Vectors, None),
+        ];
+        for (name, axes, part, layer) in cases {
+            assert_eq!(hf_part_of(name, axes), (part, layer), "{name}");
+        }
+    }
+}

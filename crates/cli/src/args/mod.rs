@@ -7,6 +7,7 @@ mod perplexity;
 mod sampling;
 mod serve;
 mod tokens;
+mod what_if;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ pub use perplexity::PerplexityArgs;
 pub use sampling::SamplingArgs;
 pub use serve::{PrefixCaching, ServeArgs};
 pub use tokens::{ContextLen, parse_tokens};
+pub use what_if::{Scheme, WhatIfArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -220,7 +222,9 @@ Examples:
   kvist plan model.gguf
   kvist plan model.gguf --memory 6GiB --max-model-len 16k
   kvist plan model.gguf --json | jq .plan.total
+  kvist plan path/to/config.json --quantize gptq --device-memory 24GiB --devices 2
 
+Plans GGUF files, and folders of the Hugging Face hub given by themselves or by their config.json.
 Ends with exit code 78 when the model does not fit.")]
 pub struct PlanArgs {
     #[command(flatten)]
@@ -229,6 +233,9 @@ pub struct PlanArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub what_if: WhatIfArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub memory: MemoryArgs,

@@ -1,0 +1,252 @@
+//! A Hugging Face model's headers as the planner takes them.
+
+use std::collections::BTreeMap;
+
+use kvist_base::{Bytes, WeightPart};
+use kvist_model::{HfConfig, HfQuantisation, hf_part_of};
+use kvist_plan::{ModelShape, WeightKind, WeightLine, WeightScheme};
+use kvist_weights::hf::{HfFolder, HfTensor};
+
+use crate::what_if::WhatIfError;
+
+/// The numbers a plan is made of: sizes from the files' headers where they are, else from the index's
+/// total, else from the dimensions.
+pub(crate) fn hf_model_shape(
+    folder: &HfFolder,
+    config: &HfConfig,
+    notes: &mut Vec<String>,
+) -> Result<ModelShape, WhatIfError> {
+    let computed = shape_of(folder, config);
+    if !folder.tensors.is_empty() {
+        let weights = lines_of(&folder.tensors, config);
+        let in_layers = folder
+            .tensors
+            .iter()
+            .filter(|tensor| in_layer(tensor, config).is_some());
+        let largest = in_layers.map(|tensor| tensor.bytes).max();
+        return Ok(ModelShape {
+            file_bytes: weights.iter().map(|line| line.bytes).sum(),
+            layer_weight_max: Bytes(largest.unwrap_or_default()),
+            weights,
+            ..computed
+        });
+    }
+    match (&config.quantised, folder.total) {
+        (None, None) => Ok(computed),
+        (None, Some(total)) => Ok(with_rest(computed, total, notes)),
+        (Some(quantised), Some(total)) => Ok(with_layers_of(computed, &quantised.method, total)),
+        (Some(quantised), None) => match scheme_of(quantised) {
+            Some(scheme) => Ok(computed.quantised(scheme)),
+            None => Err(WhatIfError::NoSize {
+                path: folder.path.clone(),
+                method: quantised.method.clone(),
+            }),
+        },
+    }
+}
+
+/// The model as its dimensions say, unquantised.
+fn shape_of(folder: &HfFolder, config: &HfConfig) -> ModelShape {
+    let wide = u64::from;
+    let (dim, layers) = (wide(config.dim), wide(config.layers));
+    let (q_dim, kv_dim) = (
+        wide(config.heads) * wide(config.head_dim),
+        wide(config.kv_heads) * wide(config.head_dim),
+    );
+    let attention = dim.saturating_mul(2 * (q_dim + kv_dim));
+    let mlp = dim.saturating_mul(3 * wide(config.ffn_dim));
+    let vocab = dim.saturating_mul(wide(config.vocab_len));
+    let vectors = layers * (2 * dim + wide(config.bias_len)) + dim;
+    let bytes = |values: u64| Bytes(values.saturating_mul(wide(config.value_bytes)));
+    let line = |part: WeightPart, values: u64, kind, by_layer: Vec<Bytes>| WeightLine {
+        part,
+        label: format!("{part} {} bits", 8 * config.value_bytes),
+        values,
+        bytes: bytes(values),
+        kind,
+        by_layer,
+    };
+    let in_layers = |part, each: u64| {
+        let by_layer = vec![bytes(each); config.layers as usize];
+        let values = each.saturating_mul(layers);
+        line(part, values, WeightKind::Resident, by_layer)
+    };
+    let table = if config.is_tied {
+        WeightKind::Resident
+    } else {
+        WeightKind::Mapped
+    };
+    let mut weights = vec![
+        in_layers(WeightPart::Attention, attention),
+        in_layers(WeightPart::Mlp, mlp),
+        line(WeightPart::Embedding, vocab, table, Vec::new()),
+    ];
+    if !config.is_tied {
+        weights.push(line(
+            WeightPart::Head,
+            vocab,
+            WeightKind::Resident,
+            Vec::new(),
+        ));
+    }
+    let mut norms = line(
+        WeightPart::Vectors,
+        vectors,
+        WeightKind::Resident,
+        Vec::new(),
+    );
+    norms.label = WeightPart::Vectors.to_string();
+    weights.push(norms);
+    let name = folder
+        .path
+        .canonicalize()
+        .unwrap_or_else(|_| folder.path.clone());
+    let name = name
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    ModelShape {
+        name,
+        architecture: config.family.clone(),
+        layers: config.layers,
+        heads: config.heads,
+        kv_heads: config.kv_heads,
+        head_dim: config.head_dim,
+        dim: config.dim,
+        ffn_dim: config.ffn_dim,
+        vocab_len: config.vocab_len,
+        context_max: config.context_max,
+        file_bytes: weights.iter().fold(Bytes::ZERO, |sum, line| {
+            sum.checked_add(line.bytes).unwrap_or(Bytes(u64::MAX))
+        }),
+        layer_weight_max: bytes(dim.saturating_mul(wide(config.ffn_dim).max(q_dim))),
+        weights,
+    }
+}
+
+/// The decoder layer whose matrix this is.
+fn in_layer(tensor: &HfTensor, config: &HfConfig) -> Option<usize> {
+    let (part, layer) = hf_part_of(&tensor.name, tensor.shape.len());
+    layer.filter(|layer| part != WeightPart::Vectors && *layer < config.layers as usize)
+}
+
+/// Tensors by part and number type. Packed and scaled weights of a layer are one line, whose number
+/// of weights the header does not say.
+fn lines_of(tensors: &[HfTensor], config: &HfConfig) -> Vec<WeightLine> {
+    let has_head = tensors
+        .iter()
+        .any(|tensor| hf_part_of(&tensor.name, tensor.shape.len()).0 == WeightPart::Head);
+    let mut groups: BTreeMap<(WeightPart, String), WeightLine> = BTreeMap::new();
+    for tensor in tensors {
+        let (part, _) = hf_part_of(&tensor.name, tensor.shape.len());
+        let is_layer_part = matches!(part, WeightPart::Attention | WeightPart::Mlp);
+        let quantised = config.quantised.as_ref().filter(|_| is_layer_part);
+        let label = match (part, quantised) {
+            (WeightPart::Vectors, _) => part.to_string(),
+            (_, Some(quantised)) => format!("{part} {}", quantised.method),
+            (_, None) => format!("{part} {}", tensor.dtype),
+        };
+        let is_table = part == WeightPart::Embedding && has_head;
+        let line = groups.entry((part, label.clone())).or_insert(WeightLine {
+            part,
+            label,
+            values: 0,
+            bytes: Bytes::ZERO,
+            kind: if is_table {
+                WeightKind::Mapped
+            } else {
+                WeightKind::Resident
+            },
+            by_layer: Vec::new(),
+        });
+        line.bytes += Bytes(tensor.bytes);
+        if quantised.is_none() {
+            line.values = line.values.saturating_add(tensor.values);
+        }
+        if let Some(layer) = in_layer(tensor, config) {
+            line.by_layer.resize(config.layers as usize, Bytes::ZERO);
+            line.by_layer[layer] += Bytes(tensor.bytes);
+        }
+    }
+    groups.into_values().collect()
+}
+
+/// What the index counts beyond the decoder is resident too.
+fn with_rest(shape: ModelShape, total: Bytes, notes: &mut Vec<String>) -> ModelShape {
+    let computed = shape.weight_bytes();
+    let rest = total.saturating_sub(computed);
+    if computed > total {
+        notes.push(format!(
+            "the index says {total}, the dimensions {computed}: planned as the larger"
+        ));
+    }
+    if rest == Bytes::ZERO {
+        return shape;
+    }
+    let other = WeightLine {
+        part: WeightPart::Other,
+        label: "other, by the index".to_owned(),
+        values: 0,
+        bytes: rest,
+        kind: WeightKind::Resident,
+        by_layer: Vec::new(),
+    };
+    let mut weights = shape.weights;
+    weights.push(other);
+    ModelShape {
+        weights,
+        file_bytes: total,
+        ..shape
+    }
+}
+
+/// Quantised layers are what the index's total leaves beside embedding, head and vectors.
+fn with_layers_of(shape: ModelShape, method: &str, total: Bytes) -> ModelShape {
+    let is_layer = |line: &WeightLine| !line.by_layer.is_empty();
+    let sum = |lines: &mut dyn Iterator<Item = &WeightLine>| -> u128 {
+        lines.map(|line| u128::from(line.bytes.0)).sum()
+    };
+    let before = sum(&mut shape.weights.iter().filter(|line| is_layer(line))).max(1);
+    let beside = sum(&mut shape.weights.iter().filter(|line| !is_layer(line)));
+    let left = u128::from(total.0).saturating_sub(beside);
+    let scale = |bytes: Bytes| {
+        let scaled = u128::from(bytes.0) * left / before;
+        Bytes(u64::try_from(scaled).unwrap_or(u64::MAX))
+    };
+    let scaled = |line: &WeightLine| {
+        if !is_layer(line) {
+            return line.clone();
+        }
+        WeightLine {
+            label: format!("{} {method}", line.part),
+            values: 0,
+            bytes: scale(line.bytes),
+            by_layer: line.by_layer.iter().copied().map(scale).collect(),
+            ..line.clone()
+        }
+    };
+    ModelShape {
+        weights: shape.weights.iter().map(scaled).collect(),
+        layer_weight_max: scale(shape.layer_weight_max),
+        file_bytes: total,
+        ..shape
+    }
+}
+
+/// The scheme with the sizes of a checkpoint quantised so.
+fn scheme_of(quantised: &HfQuantisation) -> Option<WeightScheme> {
+    let HfQuantisation {
+        method,
+        bits,
+        group_size,
+    } = quantised;
+    match (&**method, bits, group_size) {
+        ("gptq", Some(4), Some(128)) => Some(WeightScheme::Gptq),
+        ("awq", Some(4), Some(128)) => Some(WeightScheme::Awq),
+        ("bitsandbytes", Some(4), _) => Some(WeightScheme::Nf4),
+        ("bitsandbytes", Some(8), _) => Some(WeightScheme::Int8),
+        ("fp8", ..) => Some(WeightScheme::Fp8),
+        _ => None,
+    }
+}
