@@ -10,7 +10,9 @@ mod error;
 mod ops;
 
 pub use batch::{ForwardBatch, SequenceSpan};
-pub use cpu::{CpuDevice, CpuOptions, stream_buffer_bytes};
+pub use cpu::{
+    CpuDevice, CpuOptions, attention_scratch_bytes, input_scratch_bytes, stream_buffer_bytes,
+};
 pub use error::DeviceError;
 pub use kvist_kernels::RopeStyle;
 pub use kvist_kernels::quant::decode_row;

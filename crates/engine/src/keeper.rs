@@ -18,6 +18,8 @@ use crate::transfer::Costs;
 
 /// Label of the buffers that hold weights which are vectors.
 const VECTORS: &str = "norms and biases";
+/// Label of the buffer that holds logits, which have a line of their own.
+const LOGITS: &str = "logits";
 
 /// What the engine thread knows of its memory.
 #[derive(Debug)]
@@ -130,15 +132,21 @@ impl Core {
 /// Enters what a loaded device and model hold for good. Lines that are not measured from inside
 /// count as planned.
 pub(crate) fn charge(ledger: &mut Ledger, device: &DeviceMemory) -> Result<(), OverPlan> {
-    let vectors = device.buffers.iter().filter(|(label, _)| *label == VECTORS);
-    let vectors: Bytes = vectors.map(|(_, bytes)| *bytes).sum();
+    let labelled = |wanted: &str| -> Bytes {
+        let buffers = device.buffers.iter();
+        let these = buffers.filter(|(label, _)| *label == wanted);
+        these.map(|(_, bytes)| *bytes).sum()
+    };
+    let all_buffers: Bytes = device.buffers.iter().map(|(_, bytes)| *bytes).sum();
+    let (vectors, logits) = (labelled(VECTORS), labelled(LOGITS));
+    let activations = all_buffers - vectors - logits + device.scratch;
     ledger.set(LineKind::WeightsResident, all(device.weights + vectors))?;
     ledger.set(LineKind::WeightsRing, all(device.stream_ring))?;
+    ledger.set(LineKind::Activations, all(activations))?;
+    ledger.set(LineKind::Logits, all(logits))?;
     for kind in [
         LineKind::WeightsMapped,
         LineKind::KvTables,
-        LineKind::Activations,
-        LineKind::Logits,
         LineKind::Sampler,
         LineKind::Tokenizer,
         LineKind::Threads,

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use kvist_base::{Bytes, WeightPart};
-use kvist_device::{Residence, packed_weight_bytes};
-use kvist_model::{DecoderConfig, layer_of, part_of, weight_uses};
-use kvist_plan::{ModelShape, WeightKind, WeightLine};
+use kvist_base::{Bytes, KvDtype, WeightPart};
+use kvist_device::{
+    KvReaders, KvSpec, Residence, attention_scratch_bytes, input_scratch_bytes, packed_weight_bytes,
+};
+use kvist_model::{DecoderConfig, StepShape, layer_of, part_of, weight_uses};
+use kvist_plan::{ModelShape, StepCost, WeightKind, WeightLine};
 use kvist_weights::GgufFile;
 
 use crate::load::LoadError;
@@ -33,6 +35,7 @@ pub(crate) fn model_shape(
         context_max: config.context_max,
         weights: lines,
         layer_weight_max,
+        step: Some(step_cost(file, config)?),
         file_bytes: file.tensor_bytes(),
     })
 }
@@ -106,5 +109,56 @@ fn weights(file: &GgufFile, layers: usize) -> Result<Weights, LoadError> {
     Ok(Weights {
         lines: groups.into_values().collect(),
         layer_weight_max,
+    })
+}
+
+/// The terms of a step's memory. Whatever allocates it says what it will be for given limits, and each
+/// sum is linear in each limit, so that its terms are differences.
+fn step_cost(file: &GgufFile, config: &DecoderConfig) -> Result<StepCost, LoadError> {
+    let buffers = |tokens_max, sequences_max, tables_max| {
+        let shape = StepShape {
+            tokens_max,
+            sequences_max,
+            tables_max,
+        };
+        shape.buffer_bytes(config)
+    };
+    let attention = |threads, tokens_max, context_max| {
+        let readers = KvReaders {
+            heads: config.heads,
+            tokens_max,
+            context_max,
+        };
+        let spec = KvSpec {
+            blocks: 1,
+            block_size: 1,
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            dtype: KvDtype::default(),
+            readers,
+        };
+        attention_scratch_bytes(&spec, threads)
+    };
+    let mut inputs = Vec::new();
+    for weight in weight_uses(file) {
+        if matches!(
+            weight.residence,
+            Some(Residence::Packed | Residence::Streamed)
+        ) {
+            inputs.push((weight.tensor.format()?, weight.tensor.cols()));
+        }
+    }
+    let fixed = (buffers(0, 0, 0), attention(0, 0, 1));
+    // One partition alone is never split, so the first difference is two of them.
+    let two_partitions = attention(0, 0, 1024) - fixed.1;
+    Ok(StepCost {
+        fixed: fixed.0 + fixed.1,
+        per_token: buffers(1, 0, 0) - fixed.0 + attention(0, 1, 1) - fixed.1
+            + input_scratch_bytes(inputs, 1),
+        per_sequence: buffers(0, 1, 0) - fixed.0,
+        per_table_entry: buffers(0, 0, 1) - fixed.0,
+        per_thread: attention(1, 0, 1) - fixed.1,
+        per_partition: Bytes(two_partitions.0.div_ceil(2)),
     })
 }

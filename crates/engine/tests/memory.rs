@@ -1,5 +1,5 @@
 //! The pool shrinks and grows, gives memory back, spills and remembers, and no answer changes.
-#![allow(clippy::cast_possible_truncation)] // test sizes are small
+#![allow(clippy::cast_possible_truncation, clippy::unwrap_used)] // test sizes are small
 
 mod common;
 

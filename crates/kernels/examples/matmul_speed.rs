@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use kvist_base::{QuantFormat, mix64};
 use kvist_kernels::{
-    Activations, Epilogue, Isa, PANEL_ROWS, PanelMatrix, Pool, Product, Rows, act_format, matmul,
-    pack_panel, packed_bytes, quant,
+    ActWidths, Activations, Epilogue, Isa, PANEL_ROWS, PanelMatrix, Pool, Product, Rows,
+    act_format, matmul, pack_panel, packed_bytes, quant,
 };
 
 const COLS: usize = 2048;
@@ -59,7 +59,9 @@ fn measure(
         epilogue: Epilogue::Store,
     };
     let x = noise(tokens * COLS);
-    let mut acts = Activations::with_capacity(tokens, COLS);
+    let mut widths = ActWidths::default();
+    widths.include(format, COLS);
+    let mut acts = Activations::with_capacity(tokens, widths);
     let mut out = vec![0.0; tokens * rows];
     let mut best = Duration::MAX;
     let begin = Instant::now();

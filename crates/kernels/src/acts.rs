@@ -111,6 +111,29 @@ pub struct Rows<'a> {
     pub cols: usize,
 }
 
+/// The widest inputs of products, in columns, by the format they are prepared in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActWidths {
+    /// As they are.
+    pub f32: usize,
+    /// In blocks of 32.
+    pub q8x32: usize,
+    /// In blocks of 256.
+    pub q8x256: usize,
+}
+
+impl ActWidths {
+    /// Makes room for the inputs of weights of `format` with `cols` columns.
+    pub fn include(&mut self, format: QuantFormat, cols: usize) {
+        let width = match act_format(format) {
+            ActFormat::F32 => &mut self.f32,
+            ActFormat::Q8x32 => &mut self.q8x32,
+            ActFormat::Q8x256 => &mut self.q8x256,
+        };
+        *width = cols.max(*width);
+    }
+}
+
 /// Token rows prepared for products. One value is reused for every matrix input: it allocates
 /// when it is made, and again only if a step is larger than what it was made for.
 #[derive(Debug)]
@@ -124,23 +147,23 @@ pub struct Activations {
 }
 
 impl Activations {
-    /// Room for `tokens_max` rows of `cols_max` values in any format.
-    pub fn with_capacity(tokens_max: usize, cols_max: usize) -> Self {
+    /// Room for `tokens_max` rows of these widths.
+    pub fn with_capacity(tokens_max: usize, widths: ActWidths) -> Self {
         Self {
             format: ActFormat::F32,
             tokens: 0,
             cols: 0,
-            floats: Vec::with_capacity(tokens_max * cols_max),
-            blocks32: Vec::with_capacity(tokens_max * (cols_max / 32)),
-            blocks256: Vec::with_capacity(tokens_max * (cols_max / 256)),
+            floats: Vec::with_capacity(tokens_max * widths.f32),
+            blocks32: Vec::with_capacity(tokens_max * (widths.q8x32 / 32)),
+            blocks256: Vec::with_capacity(tokens_max * (widths.q8x256 / 256)),
         }
     }
 
     /// Bytes [`Activations::with_capacity`] allocates; saturates.
-    pub const fn bytes_for(tokens_max: usize, cols_max: usize) -> usize {
-        let row = (cols_max.saturating_mul(size_of::<f32>()))
-            .saturating_add((cols_max / 32).saturating_mul(size_of::<ActBlock32>()))
-            .saturating_add((cols_max / 256).saturating_mul(size_of::<ActBlock256>()));
+    pub const fn bytes_for(tokens_max: usize, widths: ActWidths) -> usize {
+        let row = (widths.f32.saturating_mul(size_of::<f32>()))
+            .saturating_add((widths.q8x32 / 32).saturating_mul(size_of::<ActBlock32>()))
+            .saturating_add((widths.q8x256 / 256).saturating_mul(size_of::<ActBlock256>()));
         row.saturating_mul(tokens_max)
     }
 
@@ -332,7 +355,7 @@ mod tests {
     }
 
     fn prepared(isa: Isa, threads: usize, format: ActFormat, x: Rows<'_>) -> Activations {
-        let mut acts = Activations::with_capacity(0, 0);
+        let mut acts = Activations::with_capacity(0, ActWidths::default());
         acts.prepare(isa, &pool(threads), format, x);
         acts
     }
@@ -431,13 +454,18 @@ mod tests {
     #[test]
     fn room_for_a_step_is_not_outgrown() {
         let values = noise(8 * 512, 5);
-        let mut acts = Activations::with_capacity(8, 512);
+        let mut widths = ActWidths::default();
+        for format in [QuantFormat::F16, QuantFormat::Q8_0, QuantFormat::Q4K] {
+            widths.include(format, 512);
+            widths.include(format, 256);
+        }
+        let mut acts = Activations::with_capacity(8, widths);
         let room = |acts: &Activations| {
             acts.floats.capacity() * 4
                 + acts.blocks32.capacity() * size_of::<ActBlock32>()
                 + acts.blocks256.capacity() * size_of::<ActBlock256>()
         };
-        assert_eq!(room(&acts), Activations::bytes_for(8, 512));
+        assert_eq!(room(&acts), Activations::bytes_for(8, widths));
         for format in [ActFormat::F32, ActFormat::Q8x32, ActFormat::Q8x256] {
             let x = Rows {
                 values: &values,
@@ -449,7 +477,7 @@ mod tests {
                 (8, 512, format)
             );
         }
-        assert_eq!(room(&acts), Activations::bytes_for(8, 512));
-        assert_eq!(Activations::bytes_for(usize::MAX, usize::MAX), usize::MAX);
+        assert_eq!(room(&acts), Activations::bytes_for(8, widths));
+        assert_eq!(Activations::bytes_for(usize::MAX, widths), usize::MAX);
     }
 }

@@ -23,7 +23,7 @@ mod rope;
 mod shared;
 
 pub use activation::{add, silu_mul};
-pub use acts::{ActFormat, Activations, Rows, act_format};
+pub use acts::{ActFormat, ActWidths, Activations, Rows, act_format};
 pub use attention::{
     AttentionBatch, AttentionLimits, AttentionScratch, HEAD_DIM_MAX, KvLayout, KvRow, KvView,
     SequenceSpan, kv_write, paged_attention,

@@ -1,5 +1,6 @@
 //! Memory of one step: the buffers a batch is written into and activations flow through.
 
+use kvist_base::Bytes;
 use kvist_device::{Buf, BufSpec, Device, Element, ForwardBatch};
 
 use crate::config::DecoderConfig;
@@ -14,6 +15,23 @@ pub struct StepShape {
     pub sequences_max: usize,
     /// Entries of all block tables together.
     pub tables_max: usize,
+}
+
+impl StepShape {
+    /// What loading allocates for steps of this shape: all buffers but the logits.
+    pub fn buffer_bytes(&self, config: &DecoderConfig) -> Bytes {
+        let token = 3
+            + config.head_dim
+            + 2 * (config.dim + config.q_dim())
+            + 2 * (config.kv_dim() + config.ffn_dim);
+        let sequence = 4 + 1 + config.dim;
+        let elements = self.tokens_max * token
+            + self.sequences_max * sequence
+            + self.tables_max
+            + config.head_dim / 2;
+        // Every element is an f32 or a u32.
+        Bytes::of_len(elements) * 4
+    }
 }
 
 /// Buffers of one step.

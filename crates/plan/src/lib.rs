@@ -22,6 +22,7 @@ mod replan;
 mod scheme;
 mod serial;
 mod shape;
+mod step_cost;
 mod table;
 mod ways_out;
 
@@ -41,6 +42,7 @@ pub use planner::{CapacityRow, MODEL_LEN_MIN, ModelLenReason, Plan, Verdict, pla
 pub use replan::BudgetTooSmall;
 pub use scheme::WeightScheme;
 pub use shape::{ModelShape, WeightKind, WeightLine};
+pub use step_cost::StepCost;
 pub use ways_out::WayOut;
 
 #[cfg(test)]

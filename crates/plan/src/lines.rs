@@ -1,6 +1,6 @@
 //! The lines of the sum that do not depend on how much is left for the KV pool.
 
-use kvist_base::{Bytes, Tokens};
+use kvist_base::Bytes;
 use serde::Serialize;
 
 use crate::limits::Limits;
@@ -124,19 +124,28 @@ impl PlanLine {
     }
 }
 
-/// Bytes the activations of a step of `step_tokens` tokens take. Per token: the residual stream
-/// and its normalised copy, queries, keys and values, the attention's output, both halves of the
-/// feed-forward network, and the widest of these once more quantised to 8 bits with scales (1.2
-/// bytes a value).
-pub fn activation_bytes(model: &ModelShape, step_tokens: Tokens) -> Bytes {
+/// Bytes the activations of a step take under `limits`.
+pub fn activation_bytes(model: &ModelShape, limits: &Limits) -> Bytes {
+    match &model.step {
+        Some(step) => step.bytes(limits, limits.model_len.unwrap_or(model.context_max)),
+        None => bytes_per_step_token(model) * u64::from(limits.step_tokens_max.0),
+    }
+}
+
+/// Bytes the activations of one token take: the residual stream and its normalised copy, queries,
+/// keys and values, the attention's output, both halves of the feed-forward network, and the widest
+/// of these once more quantised to 8 bits with scales (1.2 bytes a value).
+pub(crate) fn bytes_per_step_token(model: &ModelShape) -> Bytes {
+    if let Some(step) = &model.step {
+        return step.per_token;
+    }
     let (dim, ffn_dim) = (u64::from(model.dim), u64::from(model.ffn_dim));
     let query_dim = model.query_dim();
     let qkv = query_dim + 2 * model.key_dim();
     let values = 2 * dim + qkv + query_dim + 2 * ffn_dim;
     let widest = dim.max(ffn_dim).max(query_dim);
     let quantised = (widest * 6).div_ceil(5);
-    let per_token = values * ACTIVATION_BYTES + quantised + STEP_ENTRY_BYTES;
-    Bytes(per_token) * u64::from(step_tokens.0)
+    Bytes(values * ACTIVATION_BYTES + quantised + STEP_ENTRY_BYTES)
 }
 
 /// Bytes each sequence of `running_max` adds outside the KV pool.
@@ -180,7 +189,7 @@ pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -
         PlanLine::new(
             LineKind::Activations,
             "activations",
-            activation_bytes(model, step_tokens),
+            activation_bytes(model, limits),
             format!("{step_tokens} a step"),
         ),
         PlanLine::new(

@@ -153,6 +153,7 @@ impl ModelShape {
             scheme.of_layers()
         };
         Self {
+            step: None,
             file_bytes: weights.iter().map(|line| line.bytes).sum(),
             weights,
             layer_weight_max: bytes_of(widest, widest_ratio),

@@ -3,6 +3,7 @@
 use kvist_base::{Bytes, KvDtype, Tokens, WeightPart};
 
 use crate::error::PlanError;
+use crate::step_cost::StepCost;
 
 /// Where a run of weights lives while the model is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,9 @@ pub struct ModelShape {
     pub weights: Vec<WeightLine>,
     /// The largest single matrix of any decoder layer, as served.
     pub layer_weight_max: Bytes,
+    /// What a step takes, as the engine allocates it; `None` reckons it from the dimensions, for models
+    /// that are planned and not served.
+    pub step: Option<StepCost>,
     /// Size of the model file.
     pub file_bytes: Bytes,
 }

@@ -36,6 +36,7 @@ fn seven_b() -> ModelShape {
             weights("embedding Q4_K", 306_553_088, WeightKind::Mapped),
         ],
         layer_weight_max: Bytes(38_000_000),
+        step: None,
         file_bytes: Bytes(4_683_074_240),
     }
 }

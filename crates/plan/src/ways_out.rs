@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::budget::{SAFETY_MAX, budget_max, safety};
 use crate::devices::Devices;
 use crate::limits::{Limits, MemoryLimit, Offload};
-use crate::lines::{activation_bytes, bytes_per_sequence};
+use crate::lines::{bytes_per_sequence, bytes_per_step_token};
 use crate::machine::Machine;
 use crate::planner::{MODEL_LEN_MIN, Place, Terms};
 use crate::scheme::WeightScheme;
@@ -273,7 +273,7 @@ fn fewer_sequences(shortage: &Shortage, model: &ModelShape, limits: &Limits) -> 
 }
 
 fn smaller_step(shortage: &Shortage, model: &ModelShape, limits: &Limits) -> Option<WayOut> {
-    let each = activation_bytes(model, Tokens(1));
+    let each = bytes_per_step_token(model);
     let tokens = shortage.reduce(limits.step_tokens_max.0, STEP_TOKENS_MIN, each)?;
     let step_tokens_max = Tokens(tokens);
     Some(WayOut::SmallerStep { step_tokens_max })

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use kvist_base::Bytes;
 use kvist_kernels::{
-    self as kernels, AttentionBatch, AttentionLimits, AttentionScratch, KvLayout, KvView,
-    SequenceSpan,
+    self as kernels, AttentionBatch, AttentionScratch, KvLayout, KvView, SequenceSpan,
 };
 
 use super::CpuDevice;
 use super::arena::Arena;
 use super::extents::Extents;
+use super::scratch::attention_limits;
 use super::slabs::{Lent, front};
 use crate::error::DeviceError;
 use crate::ops::{AttentionOp, KvCache, KvSpec, KvWriteOp};
@@ -47,14 +47,7 @@ impl KvPool {
             (spec.blocks, layout.block_bytes()),
             (arena.paged_bytes(), arena.extent_bytes()),
         );
-        let limits = AttentionLimits {
-            threads,
-            tokens_max: spec.readers.tokens_max,
-            context_max: spec.readers.context_max,
-            heads: spec.readers.heads,
-            kv_heads: spec.kv_heads,
-            head_dim: spec.head_dim,
-        };
+        let limits = attention_limits(&spec, threads);
         Ok(Self {
             spec,
             layout,

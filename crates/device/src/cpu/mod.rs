@@ -6,6 +6,7 @@ mod exec;
 mod extents;
 mod kv;
 mod product;
+mod scratch;
 mod slabs;
 mod stream;
 mod weights;
@@ -14,10 +15,11 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use kvist_base::{BlockId, Bytes};
-use kvist_kernels::{Activations, Isa, Pool};
+use kvist_kernels::{ActWidths, Activations, Isa, Pool};
 
 use crate::cpu::arena::Arena;
 use crate::cpu::kv::KvPool;
+pub use crate::cpu::scratch::{attention_scratch_bytes, input_scratch_bytes};
 use crate::cpu::slabs::{Slab, Slabs};
 use crate::cpu::stream::Stream;
 pub use crate::cpu::stream::stream_buffer_bytes;
@@ -45,8 +47,8 @@ pub struct CpuDevice {
     stream: Stream,
     kv_pools: Vec<KvPool>,
     scratch: Scratch,
-    /// Widest input of any product.
-    cols_max: usize,
+    /// Widest inputs of products.
+    widths: ActWidths,
     weight_bytes: Bytes,
     buffers: Vec<(&'static str, Bytes)>,
 }
@@ -83,14 +85,14 @@ impl CpuDevice {
             stream: Stream::default(),
             kv_pools: Vec::new(),
             scratch: Scratch {
-                activations: Activations::with_capacity(0, 0),
+                activations: Activations::with_capacity(0, ActWidths::default()),
                 activation_bytes: Bytes::ZERO,
                 prepared: None,
                 table_row: Vec::new(),
                 spans: Vec::new(),
             },
             pool,
-            cols_max: 0,
+            widths: ActWidths::default(),
             weight_bytes: Bytes::ZERO,
             buffers: Vec::new(),
         })
@@ -166,9 +168,9 @@ impl Device for CpuDevice {
     }
 
     fn reserve(&mut self, tokens_max: usize) -> Result<(), DeviceError> {
-        self.scratch.activations = Activations::with_capacity(tokens_max, self.cols_max);
+        self.scratch.activations = Activations::with_capacity(tokens_max, self.widths);
         self.scratch.prepared = None;
-        let bytes = Activations::bytes_for(tokens_max, self.cols_max);
+        let bytes = Activations::bytes_for(tokens_max, self.widths);
         self.scratch.activation_bytes = Bytes::of_len(bytes);
         self.stream.settle(self.pool.threads())
     }

@@ -44,7 +44,7 @@ impl CpuDevice {
             Residence::Packed => {
                 let packed = self.pack(&source)?;
                 self.weight_bytes += Bytes::of_len(packed.len());
-                self.cols_max = self.cols_max.max(source.cols);
+                self.widths.include(source.format, source.cols);
                 Prepared::Packed(packed)
             }
             Residence::Mapped => {
@@ -55,7 +55,7 @@ impl CpuDevice {
             Residence::Streamed => {
                 let sizes = PanelSizes::of(&source).ok_or_else(|| bad_weight(&source))?;
                 self.stream.admit(sizes)?;
-                self.cols_max = self.cols_max.max(source.cols);
+                self.widths.include(source.format, source.cols);
                 Prepared::Streamed(source)
             }
         };

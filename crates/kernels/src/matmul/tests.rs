@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
 use super::*;
-use crate::acts::Rows;
+use crate::acts::{ActWidths, Rows};
 use crate::panel::{pack_panel, packed_bytes};
 use crate::quant;
 use kvist_base::mix64;
@@ -82,7 +82,7 @@ impl Weights {
 
 fn product(isa: Isa, pool: &Pool, product: &Product<'_>, x: &[f32]) -> Vec<f32> {
     let cols = product.weights.cols();
-    let mut acts = Activations::with_capacity(0, 0);
+    let mut acts = Activations::with_capacity(0, ActWidths::default());
     acts.prepare(
         isa,
         pool,
@@ -362,7 +362,7 @@ fn panels_from_a_feed_give_the_bits_of_panels_in_memory() {
                 ..weights.store()
             };
             let expected = product(isa, &pool, &resident, &x);
-            let mut acts = Activations::with_capacity(0, 0);
+            let mut acts = Activations::with_capacity(0, ActWidths::default());
             let values = Rows { values: &x, cols };
             acts.prepare(isa, &pool, act_format(format), values);
             for missing in [None, Some(2)] {
