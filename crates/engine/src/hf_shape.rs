@@ -107,6 +107,7 @@ fn shape_of(folder: &HfFolder, config: &HfConfig) -> ModelShape {
         .to_string_lossy()
         .into_owned();
     ModelShape {
+        step: None,
         name,
         architecture: config.family.clone(),
         layers: config.layers,
