@@ -5,6 +5,8 @@
 //! press on different corners: tiny pools, blocks of one token, colliding hashes, storms of
 //! cancellations. The vocabulary has two tokens, so that prefixes coincide all the time.
 //!
+//! Some histories are of two schedulers that share one budget and give each other blocks.
+//!
 //! What must hold after every event is in `invariants` and `device`; what must hold at the end is
 //! that every request was answered once, with the output it would have had alone, and that no
 //! block is held.
@@ -13,6 +15,7 @@ mod device;
 mod invariants;
 mod model;
 mod order;
+mod pair;
 mod report;
 mod resize;
 pub(crate) mod scenario;
@@ -64,6 +67,9 @@ fn run_planted(seeds: Range<u64>, bug: Option<PlantedBug>) -> Result<SimReport, 
 
 fn run_seed(seed: u64, bug: Option<PlantedBug>, step: &Cell<u64>) -> Result<SimReport, Rule> {
     let mut rng = Rng::new(seed);
+    if bug.is_none() && rng.one_in(8) {
+        return pair::run(&mut rng, step);
+    }
     let scenario = Scenario::draw(&mut rng);
     let mut world = World::new(&scenario, bug);
     for _ in 0..scenario.event_count {

@@ -29,6 +29,12 @@ counts! {
     SimReport {
         /// Histories simulated to their end.
         histories,
+        /// Of those, histories of two schedulers with one budget.
+        paired_histories,
+        /// Blocks that went from one of them to the other.
+        transfers,
+        /// Transfers refused because a live sequence needs the blocks.
+        transfers_refused,
         /// Plans with work in them.
         steps,
         /// Sequences admitted.
@@ -222,6 +228,8 @@ pub enum Rule {
     BeyondLimit { block: BlockId },
     #[error("the pool should not be resized to {limit} like this: {what}")]
     BadResize { limit: Blocks, what: &'static str },
+    #[error("two pools come to {given} units, their budget is {limit}")]
+    OverShared { limit: u32, given: u32 },
     #[error("{blocks} were dropped from the cache, not as many as asked for")]
     BadDrop { blocks: Blocks },
     #[error("the state of {block}, or the sum of the states, is wrong")]
