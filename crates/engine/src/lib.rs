@@ -8,6 +8,7 @@ mod assemble;
 mod control;
 mod emit;
 mod error;
+mod fleet;
 mod handle;
 mod hf_shape;
 mod identity;
@@ -34,6 +35,10 @@ mod what_if;
 
 pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 pub use error::{EngineFault, RequestError, SubmitError};
+pub use fleet::{
+    Fleet, FleetError, FleetLine, FleetMember, FleetMemory, FleetModel, FleetModelMemory,
+    FleetPlanError, Lease, ModelState,
+};
 pub use handle::{EngineHandle, EngineStatus, ModelInfo, RequestHandle};
 pub use load::{
     Engine, EngineOptions, ErrorClass, LoadError, PlannedModel, ShutdownReport, plan_file,

@@ -29,6 +29,16 @@ const MARGIN_BASE_BYTES: u64 = 24 << 20;
 /// Page tables and the unused ends of huge pages, as a part of resident weights.
 const MARGIN_WEIGHT_DIVISOR: u64 = 200;
 
+/// The parts of lines that a process needs once, however many models it serves: plans of models that
+/// share a process each count them.
+pub const PROCESS_LINES: [(LineKind, Bytes); 2] = [
+    (LineKind::Http, Bytes(HTTP_BASE_BYTES)),
+    (LineKind::Margin, Bytes(MARGIN_BASE_BYTES)),
+];
+
+/// The sum of [`PROCESS_LINES`].
+pub const PROCESS_BYTES: Bytes = Bytes(HTTP_BASE_BYTES + MARGIN_BASE_BYTES);
+
 /// What a line of the plan is for. Whatever the engine allocates is charged to one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
