@@ -26,8 +26,11 @@ pub struct GenerateSpec {
     pub stop: Vec<String>,
     /// Further tokens that end the output, beside the model's own end tokens.
     pub stop_tokens: Vec<TokenId>,
-    /// Most tokens to produce; `None` means as many as the context holds.
+    /// Most tokens to produce. A request whose prompt leaves no room for so many is refused.
     pub output_max: Option<Tokens>,
+    /// The same for a request without `output_max`, but where there is less room, less is produced.
+    /// Without both: as many as the context and the KV pool hold.
+    pub output_default: Option<Tokens>,
     /// What the model's own end tokens do.
     pub end_tokens: EndTokens,
     /// Whether special tokens appear in the text.
@@ -55,6 +58,7 @@ impl GenerateSpec {
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             output_max: None,
+            output_default: None,
             end_tokens: EndTokens::Stop,
             special_tokens: SpecialTokens::Hide,
             cache_salt: None,

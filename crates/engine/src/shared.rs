@@ -289,7 +289,10 @@ impl Shared {
         sampling.end_tokens.clone_from(&ends);
         let sampling = SamplingParams::new(sampling, self.tokenizer.vocab_len())?;
         let prompt = self.prompt_tokens(spec.prompt)?;
-        let output_max = self.output_max(tokens_of(prompt.len()), spec.output_max)?;
+        let output_max = self.output_max(
+            tokens_of(prompt.len()),
+            (spec.output_max, spec.output_default),
+        )?;
         Ok(GenerateRequest {
             cache_root: self.cache_root(spec.cache_salt.as_deref()),
             prompt,
@@ -346,10 +349,20 @@ impl Shared {
         Ok(())
     }
 
-    fn output_max(&self, prompt: Tokens, asked: Option<Tokens>) -> Result<Tokens, RequestError> {
+    fn output_max(
+        &self,
+        prompt: Tokens,
+        (asked, default): (Option<Tokens>, Option<Tokens>),
+    ) -> Result<Tokens, RequestError> {
         let limit = self.info.model_len;
         let room = limit.saturating_sub(prompt);
-        let output = asked.unwrap_or(room.max(Tokens(1)));
+        let total = self.blocks_limit();
+        let output = asked.unwrap_or_else(|| {
+            // A pool that was made smaller than the context bounds what was not asked for by number.
+            let slots = total.capacity(self.block_size).unwrap_or(limit).min(limit) + Tokens(1);
+            let most = room.min(slots.saturating_sub(prompt)).max(Tokens(1));
+            default.map_or(most, |default| default.min(most))
+        });
         if output.is_empty() {
             return Err(RequestError::NoOutput);
         }
@@ -362,7 +375,6 @@ impl Shared {
         }
         // Nothing is computed from the last output token, so it never needs a slot.
         let needed = (prompt + output - Tokens(1)).div_ceil(self.block_size);
-        let total = self.blocks_limit();
         if needed > total {
             return Err(RequestError::PoolExceeded { needed, total });
         }

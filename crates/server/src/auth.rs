@@ -32,22 +32,29 @@ impl Keys {
         }
     }
 
-    /// Whether a request with these headers may pass.
-    fn admit(&self, headers: &HeaderMap) -> bool {
+    /// Who sends a request with these headers; `None` if it may not pass.
+    fn admit(&self, headers: &HeaderMap) -> Option<Caller> {
         if self.keys.is_empty() {
-            return true;
+            return Some(Caller { key: None });
         }
-        let Some(given) = presented(headers) else {
-            return false;
-        };
-        let mut admitted = false;
-        for key in &self.keys {
+        let given = presented(headers)?;
+        let mut admitted = None;
+        for (index, key) in self.keys.iter().enumerate() {
             // Every key is compared, so that time does not tell which one nearly matched. An empty
             // key would open the door to everyone who sends an empty header; it opens it to nobody.
-            admitted |= ct_eq(key, given) & !key.is_empty();
+            if ct_eq(key, given) & !key.is_empty() {
+                admitted = Some(Caller { key: Some(index) });
+            }
         }
         admitted
     }
+}
+
+/// Who sent a request. Every guarded request carries it as an extension.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// Which of the keys they have, counted from 0; `None` where none is needed.
+    pub(crate) key: Option<usize>,
 }
 
 /// The key a client presents: as a bearer token, or in Anthropic's header.
@@ -75,12 +82,18 @@ fn ct_eq(secret: &[u8], given: &[u8]) -> bool {
     difference == 0
 }
 
-/// Turns away requests without a key.
-pub(crate) async fn require_key(State(app): State<App>, request: Request, next: Next) -> Response {
-    if app.keys.admit(request.headers()) {
-        next.run(request).await
-    } else {
-        ApiError::Unauthorized.into_response()
+/// Turns away requests without a key, and notes of the others who sent them.
+pub(crate) async fn require_key(
+    State(app): State<App>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match app.keys.admit(request.headers()) {
+        Some(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        None => ApiError::Unauthorized.into_response(),
     }
 }
 
@@ -94,7 +107,7 @@ mod tests {
         let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_bytes(value).unwrap());
-        Keys::new(&keys).admit(&headers)
+        Keys::new(&keys).admit(&headers).is_some()
     }
 
     #[test]
@@ -103,6 +116,16 @@ mod tests {
             assert!(admits(&["one", "two"], "authorization", header));
         }
         assert!(admits(&["one", "two"], "x-api-key", b"two"));
+    }
+
+    #[test]
+    fn a_caller_is_known_by_the_place_of_the_key() {
+        let keys = Keys::new(&["one".to_owned(), "two".to_owned()]);
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", HeaderValue::from_static("two"));
+        assert_eq!(keys.admit(&headers), Some(Caller { key: Some(1) }));
+        let open = Keys::new(&[]);
+        assert_eq!(open.admit(&headers), Some(Caller { key: None }));
     }
 
     #[test]

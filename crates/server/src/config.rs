@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use kvist_base::Bytes;
+use kvist_base::{Bytes, Tokens};
 
 /// How the API is served.
 #[derive(Clone, Debug)]
@@ -22,6 +22,25 @@ pub struct ServerConfig {
     /// What requests without a seed of their own draw theirs from, together with their number:
     /// the same requests in the same order then get the same answers. `None` means the start time.
     pub seed: Option<u64>,
+    /// Output of a request that does not say how much it wants; less where the context or the pool
+    /// holds less. `None`: what the endpoint's own default is.
+    pub output_default: Option<Tokens>,
+    /// Between whom the engine's time is shared fairly. The engine must have been told to.
+    pub fair_share: FairShare,
+    /// Models of a fleet that no request has used for so long are unloaded.
+    pub idle_unload: Option<Duration>,
+}
+
+/// Between whom the engine's time is shared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FairShare {
+    /// Nobody: first come, first served.
+    #[default]
+    Off,
+    /// The users that requests name in `user`.
+    User,
+    /// The API keys.
+    Key,
 }
 
 impl Default for ServerConfig {
@@ -33,6 +52,9 @@ impl Default for ServerConfig {
             version: env!("CARGO_PKG_VERSION"),
             started: SystemTime::now(),
             seed: None,
+            output_default: None,
+            fair_share: FairShare::Off,
+            idle_unload: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kvist_base::Bytes as Size;
-use kvist_engine::{EngineFault, RequestError, SubmitError};
+use kvist_engine::{BudgetError, EngineFault, FleetError, RequestError, ResetError, SubmitError};
 use thiserror::Error;
 
 use crate::wire::error::{ErrorBody, ErrorDetail};
@@ -86,6 +86,23 @@ pub(crate) enum ApiError {
     /// The engine takes nothing new.
     #[error("the server is shutting down")]
     Draining,
+    /// The model does not fit beside those that are busy.
+    #[error("{0}")]
+    NoRoom(FleetError),
+    /// The model cannot be loaded any more. Why is in the log.
+    #[error("model {model:?} cannot be loaded; the server log has the details")]
+    NotLoaded { model: String },
+    /// Live requests need more memory than the budget that was asked for.
+    #[error(
+        "budget cannot be {given} ({} bytes) now: requests being served need {needed} ({} bytes); \
+         try again when they are finished",
+        .given.0,
+        .needed.0
+    )]
+    MemoryInUse { needed: Size, given: Size },
+    /// Requests hold parts of the prefix cache.
+    #[error("the prefix cache cannot be reset: {0}; try again when they are finished")]
+    CacheInUse(ResetError),
     /// Our fault. What happened is in the log, under this id.
     #[error("internal error; the server log has the details under {id}")]
     Fault { id: String },
@@ -143,6 +160,18 @@ impl ApiError {
             Self::ReceivingTooMuch | Self::Overloaded { .. } => {
                 kind(S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full")
             }
+            Self::NoRoom(_) => kind(
+                S::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "model_not_loaded",
+            ),
+            Self::MemoryInUse { .. } => kind(S::CONFLICT, "conflict_error", "memory_in_use"),
+            Self::CacheInUse(_) => kind(S::CONFLICT, "conflict_error", "cache_in_use"),
+            Self::NotLoaded { .. } => kind(
+                S::INTERNAL_SERVER_ERROR,
+                "server_error",
+                "model_load_failed",
+            ),
             Self::Draining => kind(
                 S::SERVICE_UNAVAILABLE,
                 "service_unavailable_error",
@@ -162,7 +191,10 @@ impl ApiError {
             | Self::Conflict { field, .. }
             | Self::Refused { field, .. } => Some((*field).to_owned()),
             Self::TooManySequences { .. } => Some("n".to_owned()),
-            Self::UnknownModel { .. } => Some("model".to_owned()),
+            Self::UnknownModel { .. } | Self::NoRoom(_) | Self::NotLoaded { .. } => {
+                Some("model".to_owned())
+            }
+            Self::MemoryInUse { .. } => Some("budget".to_owned()),
             _ => None,
         }
     }
@@ -219,6 +251,29 @@ impl ApiError {
             None => tracing::error!(id, "the engine went away before the request ended"),
         }
         Self::Fault { id: id.to_owned() }
+    }
+}
+
+impl From<BudgetError> for ApiError {
+    fn from(error: BudgetError) -> Self {
+        match error {
+            BudgetError::TooSmall { needed, given } => Self::OutOfRange {
+                field: "budget".to_owned(),
+                limit: format!("at least {needed} ({} bytes)", needed.0),
+                given: format!("{given} ({} bytes)", given.0),
+            },
+            BudgetError::Busy { needed, given } => Self::MemoryInUse { needed, given },
+            BudgetError::Stopped => Self::EngineStopped,
+        }
+    }
+}
+
+impl From<ResetError> for ApiError {
+    fn from(error: ResetError) -> Self {
+        match error {
+            ResetError::InUse(_) => Self::CacheInUse(error),
+            ResetError::Stopped => Self::EngineStopped,
+        }
     }
 }
 

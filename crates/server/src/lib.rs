@@ -26,7 +26,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-pub use config::{HttpLimits, ServerConfig};
+pub use config::{FairShare, HttpLimits, ServerConfig};
 pub use models::Models;
 
 use crate::listener::BoundedListener;
@@ -51,12 +51,14 @@ pub async fn serve(
 ) -> io::Result<()> {
     let listener = BoundedListener::new(listener, &config.limits);
     let drain_time_max = config.limits.drain_time_max;
+    let idle_unload = config.idle_unload;
     let app = App::new(models.into(), config);
-    let models = app.models.clone();
+    let idle = tokio::spawn(app.models.keep_unloading(idle_unload));
+    let to_drain = app.clone();
     let (draining, drain_begun) = oneshot::channel();
     let drain = async move {
         shutdown.await;
-        models.drain();
+        to_drain.models.drain();
         // Fails only when serving has ended, and then nobody needs to know.
         let _ = draining.send(());
     };
@@ -68,11 +70,13 @@ pub async fn serve(
             Err(_) => std::future::pending().await,
         }
     };
-    tokio::select! {
+    let served = tokio::select! {
         served = async { serving.await } => served,
         () = overtime => {
             tracing::warn!(?drain_time_max, "requests are still running; stopping anyway");
             Ok(())
         }
-    }
+    };
+    idle.abort();
+    served
 }

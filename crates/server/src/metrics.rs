@@ -2,9 +2,7 @@
 
 use std::fmt::{self, Display, Write as _};
 
-use kvist_engine::{EngineHandle, Histogram, MetricsSnapshot};
-
-use crate::models::Served;
+use kvist_engine::{EngineHandle, FleetLine, FleetMemory, Histogram, MetricsSnapshot};
 
 /// The media type of what [`render`] writes.
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -13,20 +11,18 @@ pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 struct Sampled {
     /// The name answers carry, escaped.
     name: String,
-    engine: EngineHandle,
     now: MetricsSnapshot,
 }
 
 /// Everything, one family after the other, in each a sample for every model.
-pub(crate) fn render(models: impl Iterator<Item = Served>) -> String {
-    let sampled = |Served { name, engine, .. }| Sampled {
-        name: escaped(&name),
+pub(crate) fn render(models: Vec<(&str, EngineHandle)>, memory: &FleetMemory) -> String {
+    let sampled = |(name, engine): (&str, EngineHandle)| Sampled {
+        name: escaped(name),
         now: engine.metrics(),
-        engine,
     };
     let mut page = Page {
         text: String::with_capacity(16 << 10),
-        models: models.map(sampled).collect(),
+        models: models.into_iter().map(sampled).collect(),
     };
     page.gauges();
     page.counters();
@@ -46,7 +42,8 @@ pub(crate) fn render(models: impl Iterator<Item = Served>) -> String {
         "Time from acceptance to the end of a request.",
         |now| &now.e2e_seconds,
     );
-    page.memory();
+    page.blocks();
+    page.process(memory);
     page.text
 }
 
@@ -179,7 +176,7 @@ impl Page {
         }
     }
 
-    fn memory(&mut self) {
+    fn blocks(&mut self) {
         let name = "kvist_kv_blocks";
         self.family(
             name,
@@ -197,15 +194,37 @@ impl Page {
                 sample(&mut self.text, (name, &model.name), labels, count);
             }
         }
+    }
+
+    /// Where the process's memory is. A line that is for all models has an empty `model_name`.
+    fn process(&mut self, memory: &FleetMemory) {
         let name = "kvist_memory_bytes";
-        self.family(name, "gauge", "Bytes by line of the memory plan.");
-        for model in &self.models {
-            for line in &model.engine.info().plan.lines {
-                let label = escaped(&line.name);
-                let labels = format_args!(",line=\"{label}\",state=\"planned\"");
-                sample(&mut self.text, (name, &model.name), labels, line.bytes.0);
+        let help = "Bytes by line of the memory plan: allowed, given by the system, in use.";
+        self.family(name, "gauge", help);
+        for FleetLine { model, line } in &memory.lines {
+            let model = escaped(model.as_deref().unwrap_or_default());
+            let label = escaped(&line.name);
+            for (state, bytes) in [
+                ("planned", line.planned),
+                ("committed", line.committed),
+                ("used", line.used),
+            ] {
+                let labels = format_args!(",line=\"{label}\",state=\"{state}\"");
+                sample(&mut self.text, (name, &model), labels, bytes.0);
             }
         }
+        let budget = ("kvist_memory_budget_bytes", "Most the process may hold.");
+        self.unlabelled(budget, memory.budget.0);
+        if let Some(process) = memory.process {
+            let resident = ("kvist_process_resident_bytes", "What the process holds.");
+            self.unlabelled(resident, process.resident.0);
+        }
+    }
+
+    /// A gauge of the whole process.
+    fn unlabelled(&mut self, (name, help): (&str, &str), value: impl Display) {
+        self.family(name, "gauge", help);
+        writeln!(self.text, "{name} {value}").expect(INFALLIBLE);
     }
 }
 

@@ -1,59 +1,93 @@
 //! The models a server answers for, and which of them a request means.
 
-use kvist_engine::{EngineHandle, EngineStatus};
+use std::sync::Arc;
+use std::time::Duration;
+
+use kvist_base::Bytes;
+use kvist_engine::{
+    BudgetError, EngineHandle, EngineStatus, Fleet, FleetError, FleetMemory, Lease, ResetError,
+};
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 
 use crate::error::ApiError;
 
-/// The models a server answers for. The first is the one meant by requests that name none.
-#[derive(Clone, Debug)]
+/// The models a server answers for: one that is always there, or a fleet. The first is the one meant
+/// by requests that name none.
+#[derive(Debug)]
 pub struct Models {
+    source: Source,
     /// Never empty.
     members: Vec<Member>,
 }
 
-/// One model and the names it goes by.
 #[derive(Clone, Debug)]
+enum Source {
+    One(EngineHandle),
+    Fleet(Fleet),
+}
+
+/// One model, whether it is loaded or not.
+#[derive(Debug)]
 pub(crate) struct Member {
     /// Never empty; answers carry the first.
     names: Vec<String>,
-    engine: EngineHandle,
+    /// What the model calls itself.
+    pub(crate) root: String,
+    /// Largest prompt and output together, in tokens.
+    pub(crate) model_len: u32,
+    /// Requests wait here for a load, so that all of them together keep one thread.
+    turn: Arc<Mutex<()>>,
 }
 
-/// A model that is ready to serve one request.
+/// A model that is ready to serve one request, and stays so until this and its clones are dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Served {
     /// The name answers carry.
     pub(crate) name: String,
     pub(crate) engine: EngineHandle,
+    _lease: Option<Arc<Lease>>,
+}
+
+impl Member {
+    fn new(names: Vec<String>, root: String, model_len: u32) -> Self {
+        Self {
+            names,
+            root,
+            model_len,
+            turn: Arc::default(),
+        }
+    }
 }
 
 impl From<EngineHandle> for Models {
     /// One model under its own name.
     fn from(engine: EngineHandle) -> Self {
-        let names = vec![engine.info().name.clone()];
+        let info = engine.info();
+        let names = vec![info.name.clone()];
+        let members = vec![Member::new(names, info.name.clone(), info.model_len.0)];
         Self {
-            members: vec![Member { names, engine }],
+            source: Source::One(engine),
+            members,
+        }
+    }
+}
+
+impl From<Fleet> for Models {
+    fn from(fleet: Fleet) -> Self {
+        let members = fleet.members().iter().map(|member| {
+            let root = member.root.clone();
+            Member::new(member.names.clone(), root, member.model_len().0)
+        });
+        Self {
+            members: members.collect(),
+            source: Source::Fleet(fleet),
         }
     }
 }
 
 impl Models {
-    /// Several models, each with its names.
-    ///
-    /// # Panics
-    /// Without any model.
-    pub fn new(models: impl IntoIterator<Item = (Vec<String>, EngineHandle)>) -> Self {
-        let member = |(mut names, engine): (Vec<String>, EngineHandle)| {
-            if names.is_empty() {
-                names.push(engine.info().name.clone());
-            }
-            Member { names, engine }
-        };
-        let members: Vec<Member> = models.into_iter().map(member).collect();
-        assert!(!members.is_empty(), "a server has a model to serve");
-        Self { members }
-    }
-
     /// Lets the first model go by `names` instead of its own; none change nothing.
     pub(crate) fn name_first(&mut self, names: Vec<String>) {
         if !names.is_empty() {
@@ -61,68 +95,182 @@ impl Models {
         }
     }
 
-    /// The model a request means: the first if it names none.
-    pub(crate) fn find(&self, given: Option<&str>) -> Result<&Member, ApiError> {
-        let Some(given) = given else {
-            return Ok(&self.members[0]);
-        };
-        let named = |member: &&Member| member.names.iter().any(|name| name == given);
-        self.members
-            .iter()
-            .find(named)
-            .ok_or_else(|| ApiError::UnknownModel {
-                given: given.to_owned(),
-                served: self.names().map(|(name, _)| name.to_owned()).collect(),
-            })
-    }
-
     /// Every name a request may use, with the model it stands for.
     pub(crate) fn names(&self) -> impl Iterator<Item = (&str, &Member)> {
-        self.members
-            .iter()
-            .flat_map(|member| member.names.iter().map(move |name| (name.as_str(), member)))
+        self.members.iter().flat_map(|member| {
+            let names = member.names.iter();
+            names.map(move |name| (name.as_str(), member))
+        })
     }
 
-    /// Every model that can be asked for its numbers now.
-    pub(crate) fn loaded(&self) -> impl Iterator<Item = Served> {
-        self.members.iter().map(Member::served)
+    /// The model that goes by a name.
+    pub(crate) fn find(&self, name: &str) -> Result<&Member, ApiError> {
+        Ok(&self.members[self.index(Some(name))?])
     }
 
-    /// Whether requests can be taken: the worst of what the engines say.
-    pub(crate) fn status(&self) -> EngineStatus {
-        let mut worst = EngineStatus::Ready;
-        for member in &self.members {
-            match member.engine.status() {
-                failed @ EngineStatus::Failed(_) => return failed,
-                EngineStatus::Draining => worst = EngineStatus::Draining,
-                EngineStatus::Ready => {}
+    /// The place of the model a request means: the first if it names none.
+    fn index(&self, given: Option<&str>) -> Result<usize, ApiError> {
+        let Some(given) = given else { return Ok(0) };
+        let goes_by = |member: &Member| member.names.iter().any(|name| name == given);
+        let index = self.members.iter().position(goes_by);
+        index.ok_or_else(|| ApiError::UnknownModel {
+            given: given.to_owned(),
+            served: self.names().map(|(name, _)| name.to_owned()).collect(),
+        })
+    }
+
+    /// The model a request means, ready to serve it. Loads it if need be.
+    pub(crate) async fn serve(&self, given: Option<&str>) -> Result<Served, ApiError> {
+        let index = self.index(given)?;
+        let fleet = match &self.source {
+            Source::One(engine) => return Ok(self.served(index, engine.clone(), None)),
+            Source::Fleet(fleet) => fleet,
+        };
+        if let Some(lease) = fleet.lease(index) {
+            return Ok(self.leased(index, lease));
+        }
+        let turn = self.members[index].turn.clone().lock_owned().await;
+        let fleet = fleet.clone();
+        let task = spawn_blocking(move || {
+            // Goes with the work: a client that leaves does not make room for a second thread.
+            let _turn = turn;
+            fleet.acquire(index)
+        });
+        let lease = match task.await {
+            Ok(acquired) => acquired.map_err(unavailable)?,
+            Err(panicked) => {
+                tracing::error!(%panicked, "loading a model failed");
+                return Err(ApiError::EngineStopped);
+            }
+        };
+        Ok(self.leased(index, lease))
+    }
+
+    fn leased(&self, index: usize, lease: Lease) -> Served {
+        let engine = lease.engine().clone();
+        self.served(index, engine, Some(Arc::new(lease)))
+    }
+
+    fn served(&self, index: usize, engine: EngineHandle, lease: Option<Arc<Lease>>) -> Served {
+        Served {
+            name: self.members[index].names[0].clone(),
+            engine,
+            _lease: lease,
+        }
+    }
+
+    /// Name and engine of every model that can be asked for its numbers now.
+    pub(crate) fn loaded(&self) -> Vec<(&str, EngineHandle)> {
+        let engines = match &self.source {
+            Source::One(engine) => vec![(0, engine.clone())],
+            Source::Fleet(fleet) => fleet.engines(),
+        };
+        let named = |(index, engine): (usize, _)| (self.members[index].names[0].as_str(), engine);
+        engines.into_iter().map(named).collect()
+    }
+
+    /// Where the bytes are, under the names this server uses.
+    pub(crate) fn memory(&self) -> FleetMemory {
+        match &self.source {
+            Source::One(engine) => {
+                let now = engine.metrics();
+                let is_busy = now.running + now.waiting > 0;
+                FleetMemory::of_one(&self.members[0].names[0], is_busy, engine.memory())
+            }
+            Source::Fleet(fleet) => {
+                let mut memory = fleet.memory();
+                let own = fleet.members()[0].name();
+                let first = &self.members[0].names[0];
+                for line in &mut memory.lines {
+                    if line.model.as_deref() == Some(own) {
+                        line.model = Some(first.clone());
+                    }
+                }
+                memory.models[0].name.clone_from(first);
+                memory
             }
         }
-        worst
+    }
+
+    /// Changes what the process may hold. Waits for the step that runs.
+    pub(crate) async fn set_budget(&self, budget: Bytes) -> Result<(), ApiError> {
+        let source = self.source.clone();
+        let task = spawn_blocking(move || match source {
+            Source::One(engine) => engine.set_budget(budget).map(drop),
+            Source::Fleet(fleet) => fleet.set_budget(budget),
+        });
+        let changed = task.await.unwrap_or(Err(BudgetError::Stopped));
+        changed.map_err(ApiError::from)
+    }
+
+    /// Forgets all cached prefixes. Waits for the step that runs.
+    pub(crate) async fn reset_prefix_cache(&self) -> Result<(), ApiError> {
+        let engines: Vec<EngineHandle> = self
+            .loaded()
+            .into_iter()
+            .map(|(_, engine)| engine)
+            .collect();
+        let task = spawn_blocking(move || {
+            let mut results = engines.iter().map(EngineHandle::reset_prefix_cache);
+            // Every engine is asked, whatever the one before it said.
+            { results.by_ref() }.fold(Ok(()), Result::and)
+        });
+        let reset = task.await.unwrap_or(Err(ResetError::Stopped));
+        reset.map_err(ApiError::from)
+    }
+
+    /// Unloads models that no request has used for `idle_max`, again and again. Ends at once where
+    /// nothing is ever unloaded.
+    pub(crate) fn keep_unloading(
+        &self,
+        idle_max: Option<Duration>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        /// Fewer looks at the clock would be late, more would be work for nothing.
+        const LOOKS: u32 = 8;
+        let source = self.source.clone();
+        async move {
+            let (Source::Fleet(fleet), Some(idle_max)) = (source, idle_max) else {
+                return;
+            };
+            loop {
+                sleep(idle_max / LOOKS).await;
+                let fleet = fleet.clone();
+                let looked = spawn_blocking(move || fleet.unload_idle(idle_max)).await;
+                if let Err(panicked) = looked {
+                    tracing::error!(%panicked, "unloading idle models failed");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether requests can be taken.
+    pub(crate) fn status(&self) -> EngineStatus {
+        match &self.source {
+            Source::One(engine) => engine.status(),
+            Source::Fleet(fleet) => fleet.status(),
+        }
     }
 
     /// Takes nothing new from now on; what was accepted is finished.
     pub(crate) fn drain(&self) {
-        self.members.iter().for_each(|member| member.engine.drain());
+        match &self.source {
+            Source::One(engine) => engine.drain(),
+            Source::Fleet(fleet) => fleet.drain(),
+        }
     }
 }
 
-impl Member {
-    /// The model's engine, for one request.
-    pub(crate) fn served(&self) -> Served {
-        Served {
-            name: self.names[0].clone(),
-            engine: self.engine.clone(),
+fn unavailable(error: FleetError) -> ApiError {
+    match error {
+        FleetError::NoRoom { .. } => ApiError::NoRoom(error),
+        FleetError::Load { ref model, .. } => {
+            tracing::error!(%error, "a model cannot be loaded");
+            ApiError::NotLoaded {
+                model: model.clone(),
+            }
         }
-    }
-
-    /// What the model calls itself.
-    pub(crate) fn root(&self) -> &str {
-        &self.engine.info().name
-    }
-
-    /// Largest prompt and output together, in tokens.
-    pub(crate) fn model_len(&self) -> u32 {
-        self.engine.info().model_len.0
+        FleetError::Stopped { .. } => ApiError::EngineStopped,
+        FleetError::Draining => ApiError::Draining,
     }
 }

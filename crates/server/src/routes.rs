@@ -8,10 +8,10 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use kvist_engine::EngineStatus;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::answer::{ChatAnswer, CompletionAnswer, answer};
-use crate::auth::require_key;
+use crate::auth::{Caller, require_key};
 use crate::body::{self, Received};
 use crate::error::ApiError;
 use crate::metrics;
@@ -20,6 +20,7 @@ use crate::state::{App, Ticket, now_seconds};
 use crate::validate::{self, Circumstances};
 use crate::wire::chat::ChatCompletionRequest;
 use crate::wire::completion::CompletionRequest;
+use crate::wire::memory::{MemoryAnswer, MemoryRequest};
 use crate::wire::models::{ModelCard, ModelList};
 use crate::wire::read::read_request;
 
@@ -38,6 +39,8 @@ pub(crate) fn routes(app: App) -> Router {
         .route("/v1/completions", post(completions))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
+        .route("/v1/memory", get(memory).put(set_memory))
+        .route("/reset_prefix_cache", post(reset_prefix_cache))
         .route("/version", get(version))
         .route("/metrics", get(metrics_page))
         .fallback(unknown_route)
@@ -50,13 +53,13 @@ pub(crate) fn routes(app: App) -> Router {
 }
 
 async fn chat_completions(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let ticket = app.ticket();
+    let (ticket, caller) = (app.ticket(), caller(&request));
     let Received { bytes, share } = body::receive(&app, request).await?;
     let received = read_request::<ChatCompletionRequest>(&bytes)?;
     drop(bytes);
-    let served = app.models.find(received.body.generation.model.as_deref())?;
-    let served = served.served();
-    let mut call = validate::chat(received, circumstances(&app, &served, ticket))?;
+    let model = received.body.generation.model.as_deref();
+    let served = app.models.serve(model).await?;
+    let mut call = validate::chat(received, circumstances(&app, &served, (ticket, caller)))?;
     let ignored = std::mem::take(&mut call.ignored);
     let words = ChatAnswer::new(&served, &call, ticket);
     let response = answer(&app, (served, call), words, share).await?;
@@ -64,25 +67,37 @@ async fn chat_completions(State(app): State<App>, request: Request) -> Result<Re
 }
 
 async fn completions(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
-    let ticket = app.ticket();
+    let (ticket, caller) = (app.ticket(), caller(&request));
     let Received { bytes, share } = body::receive(&app, request).await?;
     let received = read_request::<CompletionRequest>(&bytes)?;
     drop(bytes);
-    let served = app.models.find(received.body.generation.model.as_deref())?;
-    let served = served.served();
-    let mut call = validate::completion(received, circumstances(&app, &served, ticket))?;
+    let model = received.body.generation.model.as_deref();
+    let served = app.models.serve(model).await?;
+    let mut call = validate::completion(received, circumstances(&app, &served, (ticket, caller)))?;
     let ignored = std::mem::take(&mut call.ignored);
     let words = CompletionAnswer::new(&served, &call, ticket);
     let response = answer(&app, (served, call), words, share).await?;
     Ok(report_ignored(response, &ignored))
 }
 
-fn circumstances<'a>(app: &'a App, served: &Served, ticket: Ticket) -> Circumstances<'a> {
+/// Who sent a guarded request.
+fn caller(request: &Request) -> Caller {
+    request.extensions().get().copied().unwrap_or_default()
+}
+
+fn circumstances<'a>(
+    app: &'a App,
+    served: &Served,
+    (ticket, caller): (Ticket, Caller),
+) -> Circumstances<'a> {
     Circumstances {
         limits: &app.limits,
         vocab_len: served.engine.info().vocab_len,
         seed: ticket.seed(),
         now_seconds: now_seconds(),
+        caller,
+        fair_share: app.fair_share,
+        output_default: app.output_default,
     }
 }
 
@@ -137,7 +152,7 @@ async fn model(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<ModelCard>, ApiError> {
-    let member = app.models.find(Some(&id))?;
+    let member = app.models.find(&id)?;
     Ok(Json(card(&app, &id, member)))
 }
 
@@ -147,10 +162,32 @@ fn card(app: &App, name: &str, member: &Member) -> ModelCard {
         object: "model",
         created: app.started_seconds(),
         owned_by: "kvist",
-        root: member.root().to_owned(),
+        root: member.root.clone(),
         parent: None,
-        max_model_len: member.model_len(),
+        max_model_len: member.model_len,
     }
+}
+
+/// Where the bytes are.
+async fn memory(State(app): State<App>) -> Json<MemoryAnswer> {
+    Json(app.models.memory().into())
+}
+
+/// Changes what the process may hold, and says where the bytes are then.
+async fn set_memory(
+    State(app): State<App>,
+    request: Request,
+) -> Result<Json<MemoryAnswer>, ApiError> {
+    let Received { bytes, .. } = body::receive(&app, request).await?;
+    let budget = validate::budget(&read_request::<MemoryRequest>(&bytes)?)?;
+    app.models.set_budget(budget).await?;
+    Ok(memory(State(app)).await)
+}
+
+/// Forgets all cached prefixes. The path is vLLM's.
+async fn reset_prefix_cache(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    app.models.reset_prefix_cache().await?;
+    Ok(Json(json!({"status": "ok"})))
 }
 
 /// Whether the process is of any use: a supervisor restarts it otherwise.
@@ -184,7 +221,7 @@ async fn version(State(app): State<App>) -> Response {
 }
 
 async fn metrics_page(State(app): State<App>) -> Response {
-    let text = metrics::render(app.models.loaded());
+    let text = metrics::render(app.models.loaded(), &app.models.memory());
     ([(header::CONTENT_TYPE, metrics::MEDIA_TYPE)], text).into_response()
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kvist_base::mix64;
+use kvist_base::{Tokens, mix64};
 use tokio::sync::Semaphore;
 
 use crate::auth::Keys;
-use crate::config::{HttpLimits, ServerConfig};
+use crate::config::{FairShare, HttpLimits, ServerConfig};
 use crate::models::Models;
 
 /// Large prompts tokenised at a time. More would take the cores from the engine.
@@ -26,6 +26,8 @@ pub(crate) struct Shared {
     pub(crate) limits: HttpLimits,
     pub(crate) version: &'static str,
     pub(crate) keys: Keys,
+    pub(crate) output_default: Option<Tokens>,
+    pub(crate) fair_share: FairShare,
     /// Bytes of bodies that may still be received, in units of [`BODY_UNIT_BYTES`].
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) tokenising: Arc<Semaphore>,
@@ -56,6 +58,8 @@ impl App {
             models,
             version: config.version,
             keys: Keys::new(&config.api_keys),
+            output_default: config.output_default,
+            fair_share: config.fair_share,
             bodies: Arc::new(Semaphore::new(body_units)),
             tokenising: Arc::new(Semaphore::new(TOKENISING_MAX)),
             started: config.started,

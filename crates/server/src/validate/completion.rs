@@ -11,7 +11,7 @@ use crate::wire::common::Integer;
 use crate::wire::completion::{CompletionRequest, Prompts};
 use crate::wire::read::Received;
 
-/// OpenAI's default of `max_tokens` on this endpoint.
+/// OpenAI's default of `max_tokens` on this endpoint, where the server has none of its own.
 const OUTPUT_MAX_DEFAULT: Tokens = Tokens(16);
 /// OpenAI's bound on `logprobs` on this endpoint.
 const LOGPROBS_MAX: u32 = 5;
@@ -24,7 +24,9 @@ pub(crate) fn completion(
     let ignored = refuse_unsupported(&received, unsupported::COMPLETION)?;
     let body = received.body;
     let mut settings = settings(&body.generation, around)?;
-    settings.output_max.get_or_insert(OUTPUT_MAX_DEFAULT);
+    if settings.output_default.is_none() {
+        settings.output_max.get_or_insert(OUTPUT_MAX_DEFAULT);
+    }
     settings.sampling.logprobs = match body.logprobs {
         None => None,
         Some(Integer(given)) => Some(bounded("logprobs", given, 0..=LOGPROBS_MAX)?),

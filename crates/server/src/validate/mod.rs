@@ -5,19 +5,23 @@
 
 mod chat;
 mod completion;
+mod memory;
 mod settings;
 mod unsupported;
 
 pub(crate) use chat::chat;
 pub(crate) use completion::completion;
+pub(crate) use memory::budget;
 pub(crate) use settings::Settings;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use kvist_base::Tokens;
 use kvist_engine::Prompt;
 
-use crate::config::HttpLimits;
+use crate::auth::Caller;
+use crate::config::{FairShare, HttpLimits};
 use crate::error::ApiError;
 
 /// A checked request: every prompt is to be continued `choices` times.
@@ -66,6 +70,12 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) seed: u64,
     /// Now, in Unix seconds: chat templates may write the date.
     pub(crate) now_seconds: u64,
+    /// Who sent it.
+    pub(crate) caller: Caller,
+    /// Between whom the engine's time is shared.
+    pub(crate) fair_share: FairShare,
+    /// Output of a request that does not say how much it wants.
+    pub(crate) output_default: Option<Tokens>,
 }
 
 fn out_of_range(

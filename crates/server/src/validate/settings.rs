@@ -4,9 +4,12 @@ use kvist_base::{TokenId, Tokens, mix64};
 use kvist_engine::{EndTokens, GenerateSpec, Prompt, SamplingSpec, SpecialTokens};
 
 use super::{Circumstances, Delivery, StreamUsage, bounded, out_of_range};
+use crate::config::FairShare;
 use crate::error::ApiError;
 use crate::wire::common::{GenerationFields, Integer, LogitBias, OneOrMany, StreamOptions};
 
+/// Longest `cache_salt`, in bytes.
+const CACHE_SALT_BYTES_MAX: usize = 256;
 /// Stop tokens a request may carry.
 const STOP_TOKENS_MAX: usize = 128;
 
@@ -17,8 +20,13 @@ pub(crate) struct Settings {
     pub(crate) stop: Vec<String>,
     pub(crate) stop_tokens: Vec<TokenId>,
     pub(crate) output_max: Option<Tokens>,
+    /// Instead of it where it is `None`; less where there is less room.
+    pub(crate) output_default: Option<Tokens>,
     pub(crate) end_tokens: EndTokens,
     pub(crate) special_tokens: SpecialTokens,
+    pub(crate) cache_salt: Option<String>,
+    pub(crate) priority: i32,
+    pub(crate) tenant: Option<String>,
 }
 
 impl Settings {
@@ -30,16 +38,17 @@ impl Settings {
             sampling.seed = mix64(sampling.seed ^ mix64(choice as u64));
         }
         GenerateSpec {
-            cache_salt: None,
-            priority: 0,
-            tenant: None,
             prompt,
             sampling,
             stop: self.stop.clone(),
             stop_tokens: self.stop_tokens.clone(),
             output_max: self.output_max,
+            output_default: self.output_default,
             end_tokens: self.end_tokens,
             special_tokens: self.special_tokens,
+            cache_salt: self.cache_salt.clone(),
+            priority: self.priority,
+            tenant: self.tenant.clone(),
         }
     }
 }
@@ -62,6 +71,7 @@ pub(super) fn settings(
             None => Vec::new(),
         },
         output_max,
+        output_default: around.output_default,
         end_tokens: match fields.ignore_eos {
             Some(true) => EndTokens::Ignore,
             Some(false) | None => EndTokens::Stop,
@@ -70,7 +80,34 @@ pub(super) fn settings(
             Some(false) => SpecialTokens::Show,
             Some(true) | None => SpecialTokens::Hide,
         },
+        cache_salt: cache_salt(fields.cache_salt.as_deref())?,
+        priority: match fields.priority {
+            None => 0,
+            Some(Integer(given)) => bounded("priority", given, i32::MIN..=i32::MAX)?,
+        },
+        tenant: tenant(fields.user.as_deref(), around),
     })
+}
+
+/// vLLM's field: requests share prefixes only with those of the same salt.
+fn cache_salt(given: Option<&str>) -> Result<Option<String>, ApiError> {
+    match given {
+        None => Ok(None),
+        Some(salt) if (1..=CACHE_SALT_BYTES_MAX).contains(&salt.len()) => Ok(Some(salt.to_owned())),
+        Some(salt) => {
+            let limit = format!("1 to {CACHE_SALT_BYTES_MAX} bytes long");
+            Err(out_of_range("cache_salt", limit, &salt.len()))
+        }
+    }
+}
+
+/// On whose account a request runs. Requests that do not say all run on one.
+fn tenant(user: Option<&str>, around: Circumstances<'_>) -> Option<String> {
+    match around.fair_share {
+        FairShare::Off => None,
+        FairShare::User => user.map(str::to_owned),
+        FairShare::Key => around.caller.key.map(|key| format!("key {key}")),
+    }
 }
 
 /// A bound on the output. Whether it fits the context is for the engine to say.

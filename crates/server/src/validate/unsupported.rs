@@ -17,7 +17,6 @@ const INERT: &[&str] = &[
     "prompt_cache_retention",
     "safety_identifier",
     "service_tier",
-    "user",
 ];
 
 /// A field that is refused, unless its value is neutral.
@@ -49,7 +48,6 @@ const GENERATION: &[Refusal] = &[
     refusal("allowed_token_ids", empty),
     refusal("bad_words", empty),
     refusal("best_of", |value| is_number(value, 1.0)),
-    refusal("cache_salt", |_| false),
     refusal("grammar", empty),
     refusal("guided_choice", empty),
     refusal("guided_grammar", empty),
@@ -60,7 +58,6 @@ const GENERATION: &[Refusal] = &[
     refusal("length_penalty", |value| is_number(value, 1.0)),
     refusal("logits_processors", empty),
     refusal("mirostat", |value| is_number(value, 0.0)),
-    refusal("priority", |value| is_number(value, 0.0)),
     refusal("prompt_logprobs", |_| false),
     refusal("repetition_detection", empty),
     hinted(

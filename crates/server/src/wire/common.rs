@@ -35,6 +35,9 @@ wire_object! {
         skip_special_tokens: bool,
         stream: bool,
         stream_options: StreamOptions,
+        cache_salt: String,
+        priority: Integer,
+        user: String,
     }
 }
 

@@ -7,5 +7,6 @@ pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod completion;
 pub(crate) mod error;
+pub(crate) mod memory;
 pub(crate) mod models;
 pub(crate) mod read;

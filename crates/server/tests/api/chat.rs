@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, anonymous, with};
+use crate::support::{Client as _, Server, anonymous, with};
 
 const PATH: &str = "/v1/chat/completions";
 

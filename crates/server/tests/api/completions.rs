@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, anonymous, tiny_model, with};
+use crate::support::{Client as _, Server, anonymous, tiny_model, with};
 
 const PATH: &str = "/v1/completions";
 

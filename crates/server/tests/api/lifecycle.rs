@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tower::ServiceExt as _;
 
-use crate::support::{Server, config, events, frames, options, request, with};
+use crate::support::{Client as _, Server, config, events, frames, options, request, with};
 
 const COMPLETIONS: &str = "/v1/completions";
 const CHAT: &str = "/v1/chat/completions";

@@ -5,6 +5,7 @@
 mod chat;
 mod completions;
 mod lifecycle;
+mod memory;
 mod models;
 mod operations;
 mod refusals;

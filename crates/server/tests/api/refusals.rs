@@ -9,7 +9,7 @@ use kvist_engine::EngineOptions;
 use kvist_server::{HttpLimits, ServerConfig};
 use serde_json::{Value, json};
 
-use crate::support::{Reply, Server, config, options, request, with};
+use crate::support::{Client as _, Reply, Server, config, options, request, with};
 
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
@@ -478,7 +478,6 @@ async fn what_we_cannot_do_is_refused_by_name() {
         ("allowed_token_ids", json!([1])),
         ("prompt_logprobs", json!(1)),
         ("include_stop_str_in_output", json!(true)),
-        ("cache_salt", json!("x")),
         ("guided_json", json!({"x": "y".repeat(1000)})),
     ] {
         let body = with(&chat(), json!({field: value}));

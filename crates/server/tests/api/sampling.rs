@@ -3,7 +3,7 @@
 use kvist_server::ServerConfig;
 use serde_json::{Value, json};
 
-use crate::support::{Server, VOCAB_LEN, config, with};
+use crate::support::{Client as _, Server, VOCAB_LEN, config, with};
 
 const PATH: &str = "/v1/completions";
 

@@ -67,47 +67,6 @@ impl Server {
         self.engine.handle()
     }
 
-    pub async fn send(&self, request: Request<Body>) -> Reply {
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Reply {
-            status: parts.status,
-            headers: parts.headers,
-            body: String::from_utf8(body.to_vec()).unwrap(),
-        }
-    }
-
-    pub async fn get(&self, path: &str) -> Reply {
-        self.send(request(Method::GET, path, Body::empty())).await
-    }
-
-    pub async fn post(&self, path: &str, body: &Value) -> Reply {
-        self.post_text(path, &body.to_string()).await
-    }
-
-    pub async fn post_text(&self, path: &str, body: &str) -> Reply {
-        self.send(request(Method::POST, path, Body::from(body.to_owned())))
-            .await
-    }
-
-    /// A request that must succeed, as JSON.
-    pub async fn ask(&self, path: &str, body: &Value) -> Value {
-        let reply = self.post(path, body).await;
-        assert_eq!(reply.status, StatusCode::OK, "{body}: {}", reply.body);
-        reply.json()
-    }
-
-    /// A streamed request that must succeed, as its events.
-    pub async fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
-        let mut body = body.clone();
-        body["stream"] = json!(true);
-        let reply = self.post(path, &body).await;
-        assert_eq!(reply.status, StatusCode::OK, "{body}: {}", reply.body);
-        assert_eq!(reply.headers["content-type"], "text/event-stream");
-        events(&reply.body)
-    }
-
     /// What the engine itself answers to a greedy plain prompt.
     pub fn greedy(&self, prompt: &str, output_max: u32) -> String {
         let mut spec = GenerateSpec::greedy(Prompt::Text(prompt.to_owned()));
@@ -163,6 +122,59 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         panic!("waited in vain until {what}: {:?}", handle.metrics());
+    }
+}
+
+/// How tests talk to a server.
+#[allow(async_fn_in_trait)] // every caller knows the type
+pub trait Client {
+    fn router(&self) -> Router;
+
+    async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router().oneshot(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+
+    async fn get(&self, path: &str) -> Reply {
+        self.send(request(Method::GET, path, Body::empty())).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> Reply {
+        self.post_text(path, &body.to_string()).await
+    }
+
+    async fn post_text(&self, path: &str, body: &str) -> Reply {
+        self.send(request(Method::POST, path, Body::from(body.to_owned())))
+            .await
+    }
+
+    /// A request that must succeed, as JSON.
+    async fn ask(&self, path: &str, body: &Value) -> Value {
+        let reply = self.post(path, body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{body}: {}", reply.body);
+        reply.json()
+    }
+
+    /// A streamed request that must succeed, as its events.
+    async fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let mut body = body.clone();
+        body["stream"] = json!(true);
+        let reply = self.post(path, &body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{body}: {}", reply.body);
+        assert_eq!(reply.headers["content-type"], "text/event-stream");
+        events(&reply.body)
+    }
+}
+
+impl Client for Server {
+    fn router(&self) -> Router {
+        self.router.clone()
     }
 }
 
