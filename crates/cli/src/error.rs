@@ -5,7 +5,8 @@ use std::io;
 
 use kvist_engine::plan::{Plan, Verdict};
 use kvist_engine::{
-    EngineFault, ErrorClass, LoadError, RequestError, ScoreError, SubmitError, WhatIfError,
+    EngineFault, ErrorClass, FleetError, FleetPlanError, LoadError, RequestError, ScoreError,
+    SubmitError, WhatIfError,
 };
 use kvist_weights::WeightsError;
 
@@ -109,6 +110,39 @@ impl From<LoadError> for CliError {
             )
             .because(error.to_string())
             .fix("free some memory, or plan with less: --memory SIZE"),
+        }
+    }
+}
+
+impl From<FleetPlanError> for CliError {
+    fn from(error: FleetPlanError) -> Self {
+        match error {
+            FleetPlanError::Model { model, source } => {
+                let error = Self::from(*source);
+                let what = format!("{model}: {}", error.what);
+                Self { what, ..error }
+            }
+            FleetPlanError::DoesNotFit { plan, .. } => does_not_fit(&plan),
+            FleetPlanError::NameTaken { name } => {
+                Self::new(Exit::Usage, format!("two models are named {name}"))
+                    .because("requests choose a model by its name")
+                    .fix("--served-model-name NAME    gives the first one another")
+            }
+        }
+    }
+}
+
+impl From<FleetError> for CliError {
+    fn from(error: FleetError) -> Self {
+        match error {
+            FleetError::Load { model, source } => {
+                let error = Self::from(*source);
+                let what = format!("{model}: {}", error.what);
+                Self { what, ..error }
+            }
+            FleetError::NoRoom { .. } => Self::new(Exit::DoesNotFit, error.to_string()),
+            FleetError::Stopped { .. } => Self::new(Exit::EngineFault, error.to_string()),
+            FleetError::Draining => Self::new(Exit::Other, error.to_string()),
         }
     }
 }

@@ -20,6 +20,7 @@ mod bench;
 mod chat;
 mod inspect;
 mod logging;
+mod memory;
 mod perplexity;
 mod plan;
 mod pull_command;
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: &Command, environment: &Environment) -> Result<Exit, CliError> {
     match command {
         Command::Serve(args) => serve::run(args, environment),
+        Command::Memory(args) => memory::run(args),
         Command::Run(args) => run::run(args, environment),
         Command::Chat(args) => chat::run(args, environment),
         Command::Plan(args) => plan::run(args, environment),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::args::ModelArgs;
+use crate::args::{ModelArgs, NetworkArgs};
 use crate::cache::CacheDir;
 use crate::catalogue::{self, CATALOGUE, CatalogueEntry, DEFAULT_MODEL};
 use crate::environment::Environment;
@@ -74,12 +74,20 @@ impl ModelRef {
 /// # Errors
 /// As [`ModelRef::resolve`].
 pub fn resolve(args: &ModelArgs, environment: &Environment) -> Result<PathBuf, CliError> {
-    let model = ModelRef::parse(args.model.as_deref())?;
-    model.resolve(
-        environment,
-        args.network.network(),
-        &mut *pull::for_stderr(),
-    )
+    resolve_text(args.model.as_deref(), args.network, environment)
+}
+
+/// The file that `text` means; the default model's when there is none.
+///
+/// # Errors
+/// As [`ModelRef::resolve`].
+pub fn resolve_text(
+    text: Option<&str>,
+    network: NetworkArgs,
+    environment: &Environment,
+) -> Result<PathBuf, CliError> {
+    let model = ModelRef::parse(text)?;
+    model.resolve(environment, network.network(), &mut *pull::for_stderr())
 }
 
 fn find_file(path: &Path) -> Result<PathBuf, CliError> {

@@ -7,8 +7,11 @@ use std::path::Path;
 use std::process;
 use std::time::{Instant, SystemTime};
 
-use kvist_engine::{Engine, EngineOptions, plan_file};
-use kvist_server::ServerConfig;
+use kvist_engine::plan::Machine;
+use kvist_engine::{
+    Engine, EngineHandle, EngineOptions, Fleet, FleetModel, ShutdownReport, plan_file,
+};
+use kvist_server::{Models, ServerConfig};
 
 use crate::args::{ApiKeyArgs, ServeArgs};
 use crate::environment::Environment;
@@ -32,19 +35,22 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
     }
     // Before the model is loaded: a port in use is known at once, and nobody else can take it.
     let listener = listen(&addresses, args)?;
-    let path = model_ref::resolve(&args.model, environment)?;
-    let engine = load(args, &path)?;
+    let models = models(args, environment)?;
+    let backend = Backend::load(args, &models)?;
     let config = ServerConfig {
-        served_names: served_names(args, &path),
+        served_names: models[0].names.clone(),
         api_keys,
         version: env!("CARGO_PKG_VERSION"),
         started: SystemTime::now(),
         seed: args.seed,
+        output_default: args.max_tokens,
+        idle_unload: args.idle_unload.time(),
         ..ServerConfig::default()
     };
-    announce(&listener, &config).map_err(|error| session::system_error(&error))?;
-    serve_until_stopped(&engine, listener, config)?;
-    let report = session::shut_down(engine)?;
+    let names = models.iter().filter_map(|model| model.names.first());
+    announce(&listener, names, &config).map_err(|error| session::system_error(&error))?;
+    serve_until_stopped(&backend, listener, config)?;
+    let report = session::checked(backend.shut_down())?;
     say(&format!(
         "stopped: {} requests, {} failed, KV blocks {}/{} free",
         report.accepted, report.failed, report.blocks_free.0, report.blocks_total.0
@@ -52,31 +58,131 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
     Ok(Exit::Ok)
 }
 
-/// Shows the plan, then loads what it promises.
-fn load(args: &ServeArgs, path: &Path) -> Result<Engine, CliError> {
-    let machine = session::machine()?;
-    let options = EngineOptions {
-        limits: args.memory.limits(&args.batch, &machine)?,
-        waiting_max: args.max_waiting,
-        prefix_caching: args.prefix_caching.is_on(),
-        ..EngineOptions::default()
+/// What serves: one model that is always there, or several under one budget.
+enum Backend {
+    One(Engine),
+    Several(Fleet),
+}
+
+impl Backend {
+    /// Shows the plans, then loads what they promise.
+    fn load(args: &ServeArgs, models: &[FleetModel]) -> Result<Self, CliError> {
+        let machine = session::machine()?;
+        let options = EngineOptions {
+            limits: args.memory.limits(&args.batch, &machine)?,
+            waiting_max: args.max_waiting,
+            prefix_caching: args.prefix_caching.is_on(),
+            kv_idle_release: args.kv_idle_release.time(),
+            ..EngineOptions::default()
+        };
+        match models {
+            [one] => load_one(&one.path, &machine, &options).map(Self::One),
+            several => load_several(several.to_vec(), &machine, &options).map(Self::Several),
+        }
+    }
+
+    fn models(&self) -> Models {
+        match self {
+            Self::One(engine) => engine.handle().into(),
+            Self::Several(fleet) => fleet.clone().into(),
+        }
+    }
+
+    /// A way to the engines there are at the time it is asked.
+    fn engines(&self) -> Box<dyn Fn() -> Vec<EngineHandle> + Send> {
+        match self {
+            Self::One(engine) => {
+                let engine = engine.handle();
+                Box::new(move || vec![engine.clone()])
+            }
+            Self::Several(fleet) => {
+                let fleet = fleet.clone();
+                Box::new(move || {
+                    fleet
+                        .engines()
+                        .into_iter()
+                        .map(|(_, engine)| engine)
+                        .collect()
+                })
+            }
+        }
+    }
+
+    fn shut_down(self) -> ShutdownReport {
+        match self {
+            Self::One(engine) => engine.shutdown(),
+            Self::Several(fleet) => fleet.shutdown(),
+        }
+    }
+}
+
+/// The models of the command line, with the names each is known by.
+fn models(args: &ServeArgs, environment: &Environment) -> Result<Vec<FleetModel>, CliError> {
+    let texts: Vec<Option<&str>> = match args.models.as_slice() {
+        [] => vec![None],
+        some => some.iter().map(|text| Some(text.as_str())).collect(),
     };
-    let planned = plan_file(path, &machine, &options.limits)?;
+    let mut models = Vec::with_capacity(texts.len());
+    for (index, text) in texts.into_iter().enumerate() {
+        let path = model_ref::resolve_text(text, args.network, environment)?;
+        let names = match args.served_model_name.as_slice() {
+            given @ [_, ..] if index == 0 => given.to_vec(),
+            _ => own_names(text, &path),
+        };
+        models.push(FleetModel { names, path });
+    }
+    Ok(models)
+}
+
+fn load_one(path: &Path, machine: &Machine, options: &EngineOptions) -> Result<Engine, CliError> {
+    let planned = plan_file(path, machine, &options.plan_limits())?;
     if !planned.plan.fits() {
         return Err(does_not_fit(&planned.plan));
     }
     say(&format!("{}", planned.plan));
     notes(&planned).for_each(|note| say(&format!("note: {note}")));
     let begun = Instant::now();
-    let engine = session::load(path, &machine, &options)?;
-    let info = engine.handle();
-    let info = info.info();
+    let engine = session::load(path, machine, options)?;
+    say_loaded("loaded", begun, &engine.handle());
+    Ok(engine)
+}
+
+/// Plans all, and loads those that fit beside each other, in order: the first one always does.
+fn load_several(
+    models: Vec<FleetModel>,
+    machine: &Machine,
+    options: &EngineOptions,
+) -> Result<Fleet, CliError> {
+    let fleet = Fleet::plan(models, machine, options)?;
+    for member in fleet.members() {
+        say(&format!("{}", member.plan));
+        member
+            .notes
+            .iter()
+            .for_each(|note| say(&format!("note: {note}")));
+    }
+    let begun = Instant::now();
+    fleet.load_what_fits()?;
+    let loaded = fleet.engines();
+    for (index, engine) in &loaded {
+        say_loaded(fleet.members()[*index].name(), begun, engine);
+    }
+    say(&format!(
+        "{} of {} models in memory, {} for all; the others are loaded when they are asked for",
+        loaded.len(),
+        fleet.members().len(),
+        fleet.budget()
+    ));
+    Ok(fleet)
+}
+
+fn say_loaded(what: &str, begun: Instant, engine: &EngineHandle) {
+    let info = engine.info();
     let seconds = begun.elapsed().as_secs_f64();
     say(&format!(
-        "loaded in {seconds:.1} s: {}, {} threads",
+        "{what} in {seconds:.1} s: {}, {} threads",
         info.isa, info.threads
     ));
-    Ok(engine)
 }
 
 /// `--served-model-name` takes all words up to the next flag, as vLLM's does, and with them a MODEL
@@ -84,7 +190,7 @@ fn load(args: &ServeArgs, path: &Path) -> Result<Engine, CliError> {
 fn refuse_model_among_names(args: &ServeArgs) -> Result<(), CliError> {
     let is_model = |name: &&String| name.starts_with("hf:") || Path::new(name).exists();
     match args.served_model_name.iter().find(is_model) {
-        Some(name) if args.model.model.is_none() => {
+        Some(name) if args.models.is_empty() => {
             let what = format!("{name} would be a name of the default model, not the model");
             Err(CliError::new(Exit::Usage, what)
                 .because("--served-model-name takes every word up to the next flag")
@@ -94,32 +200,36 @@ fn refuse_model_among_names(args: &ServeArgs) -> Result<(), CliError> {
     }
 }
 
-/// The names clients may ask for: those given, else the model's as the user knows it.
-fn served_names(args: &ServeArgs, path: &Path) -> Vec<String> {
-    if !args.served_model_name.is_empty() {
-        return args.served_model_name.clone();
-    }
-    let stem = path
-        .file_stem()
-        .map(|stem| stem.to_string_lossy().into_owned());
-    match &args.model.model {
+/// The model's name as the user knows it.
+fn own_names(text: Option<&str>, path: &Path) -> Vec<String> {
+    match text {
         // A path is nobody's name for a model; what the file is called comes closest.
-        Some(model) if !Path::new(model).exists() => vec![model.clone()],
-        Some(_) => stem.into_iter().collect(),
+        Some(model) if !Path::new(model).exists() => vec![model.to_owned()],
+        Some(_) => {
+            let stem = path.file_stem();
+            stem.map(|stem| stem.to_string_lossy().into_owned())
+                .into_iter()
+                .collect()
+        }
         None => vec![crate::catalogue::DEFAULT_MODEL.name.to_owned()],
     }
 }
 
-fn announce(listener: &TcpListener, config: &ServerConfig) -> io::Result<()> {
+fn announce<'a>(
+    listener: &TcpListener,
+    names: impl Iterator<Item = &'a String>,
+    config: &ServerConfig,
+) -> io::Result<()> {
     let base = format!("http://{}", listener.local_addr()?);
     let key = if config.api_keys.is_empty() {
         "none needed"
     } else {
         "needed"
     };
-    let name = config.served_names.first().map_or("", String::as_str);
+    let names: Vec<String> = names.map(|name| format!("\"{name}\"")).collect();
+    let names = names.join(", ");
     say(&format!(
-        "\nOpenAI API   {base}/v1    model \"{name}\"    key: {key}"
+        "\nOpenAI API   {base}/v1    model {names}    key: {key}"
     ));
     say(&format!("Metrics      {base}/metrics"));
     say("Ctrl-C finishes what runs and stops; once more stops at once.");
@@ -127,38 +237,36 @@ fn announce(listener: &TcpListener, config: &ServerConfig) -> io::Result<()> {
 }
 
 fn serve_until_stopped(
-    engine: &Engine,
+    backend: &Backend,
     listener: TcpListener,
     config: ServerConfig,
 ) -> Result<(), CliError> {
     let system = |error: io::Error| session::system_error(&error);
     listener.set_nonblocking(true).map_err(system)?;
-    let handle = engine.handle();
     session::runtime()?.block_on(async {
         let mut signals = StopSignals::listen().map_err(system)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(system)?;
-        let metrics = engine.handle();
+        let engines = backend.engines();
         let stop = async move {
             signals.next().await;
-            let now = metrics.metrics();
-            say(&format!(
-                "draining: {} running, {} waiting",
-                now.running, now.waiting
-            ));
+            let now: Vec<_> = engines().iter().map(EngineHandle::metrics).collect();
+            let running: usize = now.iter().map(|now| now.running).sum();
+            let waiting: usize = now.iter().map(|now| now.waiting).sum();
+            say(&format!("draining: {running} running, {waiting} waiting"));
             tokio::spawn(async move {
                 signals.next().await;
                 say("stopped at once: unfinished requests are lost");
                 process::exit(i32::from(Exit::Interrupted.code()));
             });
         };
-        kvist_server::serve(listener, handle, config, stop)
+        kvist_server::serve(listener, backend.models(), config, stop)
             .await
             .map_err(system)
     })
 }
 
 /// Keys of the flags and the file, which has one a line; empty lines and `#` comments are skipped.
-fn read_keys(args: &ApiKeyArgs) -> Result<Vec<String>, CliError> {
+pub(crate) fn read_keys(args: &ApiKeyArgs) -> Result<Vec<String>, CliError> {
     let mut keys = args.api_key.clone();
     if let Some(path) = &args.api_key_file {
         let bad = |why: String| {

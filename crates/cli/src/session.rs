@@ -42,9 +42,13 @@ pub(crate) fn load(
     Ok(Engine::load(path, machine, options)?)
 }
 
-/// Stops the engine; blocks that did not come back are our bug.
+/// Stops the engine.
 pub(crate) fn shut_down(engine: Engine) -> Result<ShutdownReport, CliError> {
-    let report = engine.shutdown();
+    checked(engine.shutdown())
+}
+
+/// Blocks that did not come back are our bug.
+pub(crate) fn checked(report: ShutdownReport) -> Result<ShutdownReport, CliError> {
     if report.blocks_free == report.blocks_total {
         return Ok(report);
     }

@@ -2,7 +2,9 @@
 //! the values go to.
 
 mod bench;
+mod duration;
 mod limits;
+mod memory;
 mod perplexity;
 mod sampling;
 mod serve;
@@ -19,7 +21,9 @@ use crate::exit::Exit;
 use crate::pull::Network;
 
 pub use bench::BenchArgs;
+pub use duration::After;
 pub use limits::{BatchArgs, KvCacheDtype, MemoryArgs};
+pub use memory::{MemoryChange, MemoryCommandArgs};
 pub use perplexity::PerplexityArgs;
 pub use sampling::SamplingArgs;
 pub use serve::{PrefixCaching, ServeArgs};
@@ -30,6 +34,7 @@ const EXAMPLES: &str = "\
 Examples:
   kvist serve                          serve the default model at http://127.0.0.1:8000/v1
   kvist serve model.gguf --port 9000   serve a file
+  kvist memory set 3GiB                let a running server hold this much
   kvist run -p \"Why is the sky blue?\"  one answer
   kvist chat                           a conversation in the terminal
   kvist plan model.gguf --memory 6GiB  does it fit, and with how much context?";
@@ -69,7 +74,7 @@ pub enum LogLevel {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve a model over the OpenAI API.
+    /// Serve one or more models over the OpenAI API.
     Serve(ServeArgs),
     /// Answer one prompt and end.
     Run(RunArgs),
@@ -79,6 +84,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Show what a model file holds.
     Inspect(InspectArgs),
+    /// Show where the memory of a running server is, or change how much it may have.
+    Memory(MemoryCommandArgs),
     /// Measure how fast a model runs on this machine.
     Bench(BenchArgs),
     /// Measure how well a model predicts a text.

@@ -1,36 +1,41 @@
 //! `kvist serve`.
 
 use clap::Args;
+use kvist_base::Tokens;
 
-use super::{ApiKeyArgs, BatchArgs, MemoryArgs, ModelArgs};
+use super::{After, ApiKeyArgs, BatchArgs, MemoryArgs, NetworkArgs, model_help, parse_tokens};
 
-/// Serve a model over the OpenAI API.
+/// Serve one or more models over the OpenAI API.
 #[derive(Args, Debug)]
 #[command(before_help = "\
 Examples:
   kvist serve
   kvist serve model.gguf --memory 6GiB --max-model-len 16k
   kvist serve model.gguf --host 0.0.0.0 --api-key-file keys.txt
+  kvist serve small.gguf large.gguf --memory 4GiB --idle-unload 5m
 
 Ctrl-C or SIGTERM finishes what runs and stops; a second one stops at once.")]
 pub struct ServeArgs {
+    #[doc = "Which models; requests choose by name, and get the first if they name none."]
+    #[arg(value_name = "MODEL", help = models_help())]
+    pub models: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub model: ModelArgs,
+    pub network: NetworkArgs,
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1")]
     pub host: String,
     /// Port to listen on; 0 picks a free one.
     #[arg(long, default_value_t = 8000)]
     pub port: u16,
-    /// Names clients may ask for; answers carry the first [default: the model's own].
+    /// Names clients may ask for the first model by; answers carry the first [default: its own].
     #[arg(long, value_name = "NAME", num_args = 1..)]
     pub served_model_name: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub keys: ApiKeyArgs,
     /// Serve other machines without a key.
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     pub insecure_no_auth: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -43,15 +48,49 @@ pub struct ServeArgs {
         long,
         value_name = "COUNT",
         default_value_t = 256,
-        help_heading = "Batching"
+        help_heading = "Batching",
+        hide_short_help = true
     )]
     pub max_waiting: usize,
+    /// Output of a request that does not say how much it wants [default: what fits; 16 for plain
+    /// completions].
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        value_parser = parse_tokens,
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
+    pub max_tokens: Option<Tokens>,
+    /// Give cached and free KV memory back to the system after so long without a request, or off.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        help_heading = "Memory",
+        hide_short_help = true
+    )]
+    pub kv_idle_release: After,
+    /// With several models: unload one that no request has used for so long, or off.
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "off",
+        help_heading = "Memory"
+    )]
+    pub idle_unload: After,
     /// What requests without a seed of their own draw theirs from [default: the time].
-    #[arg(long, value_name = "SEED")]
+    #[arg(long, value_name = "SEED", hide_short_help = true)]
     pub seed: Option<u64>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub prefix_caching: PrefixCaching,
+}
+
+fn models_help() -> String {
+    let mut help = model_help();
+    help.push_str(". Several share the memory, and are loaded when they are asked for");
+    help
 }
 
 /// Whether prompts that begin alike share their KV blocks.
@@ -65,7 +104,12 @@ pub struct PrefixCaching {
     )]
     pub no_prefix_caching: bool,
     /// Reuse what prompts have in common; this is the default.
-    #[arg(long, overrides_with = "no_prefix_caching", help_heading = "Batching")]
+    #[arg(
+        long,
+        overrides_with = "no_prefix_caching",
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
     pub enable_prefix_caching: bool,
 }
 

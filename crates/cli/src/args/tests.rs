@@ -124,7 +124,12 @@ fn wrong_command_lines_are_refused() {
         "kvist serve --max-model-len 0",
         "kvist serve --port 65536",
         "kvist serve --kv-cache-dtype q4",
-        "kvist serve a.gguf b.gguf",
+        "kvist run a.gguf b.gguf",
+        "kvist serve --idle-unload 0s",
+        "kvist serve --kv-idle-release 10",
+        "kvist serve --max-tokens 0",
+        "kvist memory set lots",
+        "kvist memory grow",
         "kvist run --raw --system x -p y",
         "kvist bench -r 0",
         "kvist pull",
@@ -138,6 +143,29 @@ fn wrong_command_lines_are_refused() {
             "{line}: {error}"
         );
     }
+}
+
+#[test]
+fn several_models_and_times_are_taken() {
+    let args = serve("kvist serve a.gguf b.gguf --idle-unload 5m --kv-idle-release off");
+    assert_eq!(args.models, ["a.gguf", "b.gguf"]);
+    let minutes = std::time::Duration::from_secs(300);
+    assert_eq!(args.idle_unload, After::Time(minutes));
+    assert_eq!(args.kv_idle_release.time(), None);
+    let defaults = serve("kvist serve");
+    assert_eq!(defaults.idle_unload, After::Off);
+    let release = kvist_engine::EngineOptions::default().kv_idle_release;
+    assert_eq!(defaults.kv_idle_release.time(), release);
+}
+
+#[test]
+fn a_budget_is_set_by_size() {
+    let Command::Memory(args) = parse("kvist memory set 3GiB --url http://x:1").unwrap() else {
+        panic!()
+    };
+    let budget = Bytes::GIB * 3;
+    assert_eq!(args.change, Some(MemoryChange::Set { budget }));
+    assert_eq!(args.url, "http://x:1");
 }
 
 #[test]
