@@ -47,68 +47,16 @@ pub(crate) fn hf_model_shape(
 
 /// The model as its dimensions say, unquantised.
 fn shape_of(folder: &HfFolder, config: &HfConfig) -> ModelShape {
-    let wide = u64::from;
-    let (dim, layers) = (wide(config.dim), wide(config.layers));
-    let (q_dim, kv_dim) = (
-        wide(config.heads) * wide(config.head_dim),
-        wide(config.kv_heads) * wide(config.head_dim),
-    );
-    let attention = dim.saturating_mul(2 * (q_dim + kv_dim));
-    let mlp = dim.saturating_mul(3 * wide(config.ffn_dim));
-    let vocab = dim.saturating_mul(wide(config.vocab_len));
-    let vectors = layers * (2 * dim + wide(config.bias_len)) + dim;
-    let bytes = |values: u64| Bytes(values.saturating_mul(wide(config.value_bytes)));
-    let line = |part: WeightPart, values: u64, kind, by_layer: Vec<Bytes>| WeightLine {
-        part,
-        label: format!("{part} {} bits", 8 * config.value_bytes),
-        values,
-        bytes: bytes(values),
-        kind,
-        by_layer,
-    };
-    let in_layers = |part, each: u64| {
-        let by_layer = vec![bytes(each); config.layers as usize];
-        let values = each.saturating_mul(layers);
-        line(part, values, WeightKind::Resident, by_layer)
-    };
-    let table = if config.is_tied {
-        WeightKind::Resident
-    } else {
-        WeightKind::Mapped
-    };
-    let mut weights = vec![
-        in_layers(WeightPart::Attention, attention),
-        in_layers(WeightPart::Mlp, mlp),
-        line(WeightPart::Embedding, vocab, table, Vec::new()),
-    ];
-    if !config.is_tied {
-        weights.push(line(
-            WeightPart::Head,
-            vocab,
-            WeightKind::Resident,
-            Vec::new(),
-        ));
-    }
-    let mut norms = line(
-        WeightPart::Vectors,
-        vectors,
-        WeightKind::Resident,
-        Vec::new(),
-    );
-    norms.label = WeightPart::Vectors.to_string();
-    weights.push(norms);
-    let name = folder
-        .path
-        .canonicalize()
-        .unwrap_or_else(|_| folder.path.clone());
-    let name = name
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let weights = computed_lines(config);
+    let widest = config
+        .ffn_dim
+        .max(config.heads.saturating_mul(config.head_dim));
+    let widest = u64::from(config.dim) * u64::from(widest);
+    let name = folder.path.canonicalize();
+    let name = name.as_ref().unwrap_or(&folder.path).file_name();
     ModelShape {
         step: None,
-        name,
+        name: name.unwrap_or_default().to_string_lossy().into_owned(),
         architecture: config.family.clone(),
         layers: config.layers,
         heads: config.heads,
@@ -121,9 +69,58 @@ fn shape_of(folder: &HfFolder, config: &HfConfig) -> ModelShape {
         file_bytes: weights.iter().fold(Bytes::ZERO, |sum, line| {
             sum.checked_add(line.bytes).unwrap_or(Bytes(u64::MAX))
         }),
-        layer_weight_max: bytes(dim.saturating_mul(wide(config.ffn_dim).max(q_dim))),
+        layer_weight_max: value_bytes(config, widest),
         weights,
     }
+}
+
+fn value_bytes(config: &HfConfig, values: u64) -> Bytes {
+    Bytes(values.saturating_mul(u64::from(config.value_bytes)))
+}
+
+/// A line for each part of the decoder.
+fn computed_lines(config: &HfConfig) -> Vec<WeightLine> {
+    let wide = u64::from;
+    let (dim, layers) = (wide(config.dim), wide(config.layers));
+    let (q_dim, kv_dim) = (
+        wide(config.heads) * wide(config.head_dim),
+        wide(config.kv_heads) * wide(config.head_dim),
+    );
+    let line = |part: WeightPart, values: u64, kind, by_layer: Vec<Bytes>| WeightLine {
+        part,
+        label: match part {
+            WeightPart::Vectors => part.to_string(),
+            _ => format!("{part} {} bits", 8 * config.value_bytes),
+        },
+        values,
+        bytes: value_bytes(config, values),
+        kind,
+        by_layer,
+    };
+    let in_layers = |part, each: u64| {
+        let by_layer = vec![value_bytes(config, each); config.layers as usize];
+        let values = each.saturating_mul(layers);
+        line(part, values, WeightKind::Resident, by_layer)
+    };
+    let beside = |part, values, kind| line(part, values, kind, Vec::new());
+    let vocab = dim.saturating_mul(wide(config.vocab_len));
+    let table = if config.is_tied {
+        WeightKind::Resident
+    } else {
+        WeightKind::Mapped
+    };
+    let head = (!config.is_tied).then(|| beside(WeightPart::Head, vocab, WeightKind::Resident));
+    let vectors = layers * (2 * dim + wide(config.bias_len)) + dim;
+    let attention = dim.saturating_mul(2 * (q_dim + kv_dim));
+    let mlp = dim.saturating_mul(3 * wide(config.ffn_dim));
+    let mut lines = vec![
+        in_layers(WeightPart::Attention, attention),
+        in_layers(WeightPart::Mlp, mlp),
+        beside(WeightPart::Embedding, vocab, table),
+    ];
+    lines.extend(head);
+    lines.push(beside(WeightPart::Vectors, vectors, WeightKind::Resident));
+    lines
 }
 
 /// The decoder layer whose matrix this is.

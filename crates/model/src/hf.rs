@@ -10,6 +10,8 @@ use thiserror::Error;
 
 /// Counts beyond any model, far below overflow.
 const COUNT_MAX: u64 = 1 << 24;
+/// Layers beyond any model: what is kept for each is small.
+const LAYERS_MAX: u32 = 1 << 12;
 /// Families whose decoder is of the shape planned here.
 const KNOWN: [&str; 13] = [
     "llama",
@@ -199,7 +201,7 @@ impl HfConfig {
         let head_dim = head_dim(&keys, dim, heads)?;
         let quantised = quantisation(&keys)?;
         Ok(Self {
-            layers: keys.count("num_hidden_layers")?,
+            layers: layers(&keys)?,
             dim,
             heads,
             kv_heads,
@@ -214,6 +216,18 @@ impl HfConfig {
             notes,
             family,
         })
+    }
+}
+
+fn layers(keys: &Keys<'_>) -> Result<u32, HfConfigError> {
+    let field = "num_hidden_layers";
+    match keys.count(field)? {
+        layers if layers <= LAYERS_MAX => Ok(layers),
+        layers => Err(HfConfigError::Bad {
+            field,
+            limit: format!("at most {LAYERS_MAX}"),
+            given: layers.to_string(),
+        }),
     }
 }
 
@@ -375,6 +389,11 @@ mod tests {
             (
                 "\"num_hidden_layers\": 28",
                 "\"num_hidden_layers\": 0",
+                "num_hidden_layers",
+            ),
+            (
+                "\"num_hidden_layers\": 28",
+                "\"num_hidden_layers\": 4097",
                 "num_hidden_layers",
             ),
             (
