@@ -34,6 +34,9 @@ impl Plan {
         match self.model_len_reason {
             ModelLenReason::AsModel => format!("{len} tokens, the model's own limit"),
             ModelLenReason::AsAsked => format!("{len} tokens as asked, of the model's {of}"),
+            ModelLenReason::CappedByMemory if !self.fits() => {
+                format!("{len} of the model's {of}, the least to serve, does not fit")
+            }
             ModelLenReason::CappedByMemory => {
                 format!("largest that fits: {len} of the model's {of}, the KV pool holds no more")
             }

@@ -116,7 +116,7 @@ fn the_lines_of_a_7b_are_what_a_pencil_says() {
         ),
         (LineKind::Logits, 64 * 152_064 * 4),
         (LineKind::Sampler, 152_064 * 20),
-        (LineKind::Tokenizer, 152_064 * 100),
+        (LineKind::Tokenizer, 152_064 * 152),
         (LineKind::Threads, 2 * 1_114_112),
         (LineKind::Http, (4 << 20) + 64 * 65_536),
         (LineKind::Margin, (24 << 20) + 4_373_446_912 / 200),
@@ -766,7 +766,7 @@ fn the_table_shows_every_line_and_the_verdict() {
     let last = |plan: &Plan| plan.to_table().lines().last().unwrap().to_owned();
     assert_eq!(
         last(&fits),
-        "fits: 1 sequence of up to 32768 tokens; 3.42 GiB KV"
+        "fits: 1 sequence of up to 32768 tokens; 3.41 GiB KV"
     );
     // 512 tokens are 28 MiB: 64 such sequences are 1792 MiB.
     assert!(
@@ -782,8 +782,12 @@ fn the_table_shows_every_line_and_the_verdict() {
         "{table}"
     );
 
+    let short = plan(&seven_b(), &machine(24), &absolute(gib(4))).unwrap();
+    let expected =
+        "Longest sequence: 512 of the model's 32 768, the least to serve, does not fit\n";
+    assert!(short.to_table().contains(expected), "{short}");
     let auto = plan(&seven_b(), &machine(24), &absolute(Bytes::MIB * 5120)).unwrap();
-    let expected = "largest that fits: 7 888 of the model's 32 768, the KV pool holds no more";
+    let expected = "largest that fits: 7 744 of the model's 32 768, the KV pool holds no more";
     assert!(auto.to_table().contains(expected), "{auto}");
 
     let limits = Limits {
