@@ -13,7 +13,7 @@ use kvist_engine::{
 };
 use kvist_server::{Models, ServerConfig};
 
-use crate::args::{ApiKeyArgs, ServeArgs};
+use crate::args::{ApiKeyArgs, FairShareArg, ServeArgs};
 use crate::environment::Environment;
 use crate::error::{CliError, does_not_fit};
 use crate::exit::Exit;
@@ -33,6 +33,10 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
     if api_keys.is_empty() && !args.insecure_no_auth {
         refuse_open_door(&args.host, &addresses)?;
     }
+    if args.fair_share == FairShareArg::Key && api_keys.is_empty() {
+        let what = "--fair-share key shares the work between keys, but there are none";
+        return Err(CliError::new(Exit::Usage, what).fix("--api-key-file FILE"));
+    }
     // Before the model is loaded: a port in use is known at once, and nobody else can take it.
     let listener = listen(&addresses, args)?;
     let models = models(args, environment)?;
@@ -44,6 +48,7 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
         started: SystemTime::now(),
         seed: args.seed,
         output_default: args.max_tokens,
+        fair_share: args.fair_share.fair_share(),
         idle_unload: args.idle_unload.time(),
         ..ServerConfig::default()
     };
@@ -73,6 +78,9 @@ impl Backend {
             waiting_max: args.max_waiting,
             prefix_caching: args.prefix_caching.is_on(),
             kv_idle_release: args.kv_idle_release.time(),
+            admission: args.admission.admission(),
+            fairness: args.fair_share.fairness(),
+            tier: args.tier(),
             ..EngineOptions::default()
         };
         match models {

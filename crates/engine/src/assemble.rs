@@ -9,7 +9,7 @@ use kvist_kernels::Isa;
 use kvist_model::{DecoderConfig, Placement, StepShape};
 use kvist_plan::{Ledger, Limits, ModelShape, Plan};
 use kvist_sample::Sampler;
-use kvist_sched::{Admission, Fairness, Scheduler, SchedulerConfig};
+use kvist_sched::{Scheduler, SchedulerConfig};
 use kvist_weights::GgufFile;
 
 use crate::handle::ModelInfo;
@@ -174,8 +174,8 @@ fn scheduler(
         prefix_caching: options.prefix_caching,
         partial_hits: options.prefix_caching,
         tier_slots: plan.kv.tier_slots.0,
-        admission: Admission::default(),
-        fairness: Fairness::default(),
+        admission: options.admission,
+        fairness: options.fairness,
         watermark: Blocks(blocks_limit.0 / 100),
     })?)
 }

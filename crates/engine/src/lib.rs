@@ -55,4 +55,5 @@ pub use what_if::{WhatIf, WhatIfError, plan_what_if};
 pub use kvist_kernels::Isa;
 pub use kvist_plan as plan;
 pub use kvist_sample::{ParamError, SamplingSpec, TokenLogprob};
+pub use kvist_sched::{Admission, Fairness};
 pub use kvist_text::{ChatInput, ChatMessage, SpecialText};

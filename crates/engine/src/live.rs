@@ -63,8 +63,8 @@ impl Live {
             prompt: request.prompt,
             output_max: request.output_max,
             cache_root: request.cache_root,
-            priority: 0,
-            tenant: 0,
+            priority: request.priority,
+            tenant: request.tenant,
         };
         (sequence, live)
     }

@@ -13,7 +13,7 @@ use kvist_device::{Device, DeviceError};
 use kvist_kernels::Isa;
 use kvist_model::ModelError;
 use kvist_plan::{Limits, Machine, ModelShape, OverPlan, Plan, PlanError};
-use kvist_sched::{ConfigError, PoolCounts};
+use kvist_sched::{Admission, ConfigError, Fairness, PoolCounts};
 use kvist_text::TextError;
 use kvist_weights::hf::HfError;
 use kvist_weights::{GgufFile, WeightsError};
@@ -38,6 +38,10 @@ pub struct EngineOptions {
     pub prefix_caching: bool,
     /// Most tokens one sequence gets in a step while others are alive.
     pub chunk_max: Option<Tokens>,
+    /// When a waiting request is let in.
+    pub admission: Admission,
+    /// Who is let in next.
+    pub fairness: Fairness,
     /// Most blocks of the KV pool, where the plan would give it more: for tests and experiments.
     pub kv_blocks_max: Option<Blocks>,
     /// How long after the last request cached and free KV memory goes back to the system; `None`:
@@ -66,6 +70,8 @@ impl Default for EngineOptions {
             waiting_max: 256,
             prefix_caching: true,
             chunk_max: None,
+            admission: Admission::default(),
+            fairness: Fairness::default(),
             kv_blocks_max: None,
             kv_idle_release: Some(Duration::from_secs(10)),
             tier: None,

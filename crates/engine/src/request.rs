@@ -100,4 +100,7 @@ pub(crate) struct GenerateRequest {
     pub(crate) special_tokens: SpecialTokens,
     /// Root of the prefixes it may share.
     pub(crate) cache_root: u64,
+    pub(crate) priority: i32,
+    /// 0 for all that name none.
+    pub(crate) tenant: u64,
 }

@@ -295,6 +295,8 @@ impl Shared {
         )?;
         Ok(GenerateRequest {
             cache_root: self.cache_root(spec.cache_salt.as_deref()),
+            priority: spec.priority,
+            tenant: spec.tenant.map_or(0, |tenant| self.names.hash_one(tenant)),
             prompt,
             sampling,
             stop,

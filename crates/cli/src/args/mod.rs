@@ -8,6 +8,7 @@ mod memory;
 mod perplexity;
 mod sampling;
 mod serve;
+mod tier;
 mod tokens;
 mod what_if;
 
@@ -26,7 +27,8 @@ pub use limits::{BatchArgs, KvCacheDtype, MemoryArgs};
 pub use memory::{MemoryChange, MemoryCommandArgs};
 pub use perplexity::PerplexityArgs;
 pub use sampling::SamplingArgs;
-pub use serve::{PrefixCaching, ServeArgs};
+pub use serve::{AdmissionArg, FairShareArg, PrefixCaching, ServeArgs};
+pub use tier::DirSize;
 pub use tokens::{ContextLen, parse_tokens};
 pub use what_if::{Scheme, WhatIfArgs};
 

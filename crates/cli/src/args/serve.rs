@@ -1,9 +1,13 @@
 //! `kvist serve`.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use kvist_base::Tokens;
+use kvist_engine::{Admission, Fairness, TierOptions};
+use kvist_server::FairShare;
 
-use super::{After, ApiKeyArgs, BatchArgs, MemoryArgs, NetworkArgs, model_help, parse_tokens};
+use super::{
+    After, ApiKeyArgs, BatchArgs, DirSize, MemoryArgs, NetworkArgs, model_help, parse_tokens,
+};
 
 /// Serve one or more models over the OpenAI API.
 #[derive(Args, Debug)]
@@ -52,6 +56,24 @@ pub struct ServeArgs {
         hide_short_help = true
     )]
     pub max_waiting: usize,
+    /// When a waiting request is let in.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = AdmissionArg::Optimistic,
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
+    pub admission: AdmissionArg,
+    /// Between whom the work is shared fairly.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = FairShareArg::Off,
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
+    pub fair_share: FairShareArg,
     /// Output of a request that does not say how much it wants [default: what fits; 16 for plain
     /// completions].
     #[arg(
@@ -71,6 +93,24 @@ pub struct ServeArgs {
         hide_short_help = true
     )]
     pub kv_idle_release: After,
+    /// Put KV blocks that the pool has no room for into a file in DIR, of each model at most SIZE,
+    /// and read them back when that is quicker than computing them. The file ends with the process.
+    #[arg(
+        long,
+        value_name = "DIR:SIZE",
+        help_heading = "Memory",
+        hide_short_help = true
+    )]
+    pub kv_spill: Option<DirSize>,
+    /// The same, and keep the file: prefixes are still known after a restart.
+    #[arg(
+        long,
+        value_name = "DIR:SIZE",
+        help_heading = "Memory",
+        conflicts_with = "kv_spill",
+        hide_short_help = true
+    )]
+    pub prefix_cache_dir: Option<DirSize>,
     /// With several models: unload one that no request has used for so long, or off.
     #[arg(
         long,
@@ -85,6 +125,68 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub prefix_caching: PrefixCaching,
+}
+
+/// When a waiting request is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AdmissionArg {
+    /// When its prompt fits; the newest give way when memory runs out, and go on later.
+    Optimistic,
+    /// When it fits at its longest; nobody gives way.
+    Guaranteed,
+}
+
+/// Between whom the work is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FairShareArg {
+    /// Nobody: first come, first served.
+    Off,
+    /// The users that requests name in `user`.
+    User,
+    /// The API keys.
+    Key,
+}
+
+impl AdmissionArg {
+    /// The engine's word for it.
+    pub fn admission(self) -> Admission {
+        match self {
+            Self::Optimistic => Admission::Optimistic,
+            Self::Guaranteed => Admission::Guaranteed,
+        }
+    }
+}
+
+impl FairShareArg {
+    /// The engine's word for it.
+    pub fn fairness(self) -> Fairness {
+        match self {
+            Self::Off => Fairness::Arrival,
+            Self::User | Self::Key => Fairness::Tenants,
+        }
+    }
+
+    /// The server's word for it.
+    pub fn fair_share(self) -> FairShare {
+        match self {
+            Self::Off => FairShare::Off,
+            Self::User => FairShare::User,
+            Self::Key => FairShare::Key,
+        }
+    }
+}
+
+impl ServeArgs {
+    /// The second tier of the KV cache, if there is to be one.
+    pub fn tier(&self) -> Option<TierOptions> {
+        let tier = |DirSize { dir, bytes }: &DirSize, keeps| TierOptions {
+            dir: dir.clone(),
+            bytes: *bytes,
+            keeps,
+        };
+        let kept = self.prefix_cache_dir.as_ref().map(|dir| tier(dir, true));
+        kept.or_else(|| self.kv_spill.as_ref().map(|dir| tier(dir, false)))
+    }
 }
 
 fn models_help() -> String {

@@ -159,6 +159,35 @@ fn several_models_and_times_are_taken() {
 }
 
 #[test]
+fn what_decides_who_runs_and_what_is_kept_has_its_flags() {
+    let args = serve(
+        "kvist serve --admission guaranteed --fair-share user --kv-spill /tmp/x:8GiB --max-tokens 1k",
+    );
+    assert_eq!(
+        args.admission.admission(),
+        kvist_engine::Admission::Guaranteed
+    );
+    assert_eq!(args.fair_share.fairness(), kvist_engine::Fairness::Tenants);
+    assert_eq!(args.fair_share.fair_share(), kvist_server::FairShare::User);
+    let tier = args.tier().unwrap();
+    assert_eq!((tier.bytes, tier.keeps), (Bytes::GIB * 8, false));
+    assert_eq!(args.max_tokens, Some(Tokens(1024)));
+    assert!(
+        serve("kvist serve --prefix-cache-dir p:1GiB")
+            .tier()
+            .unwrap()
+            .keeps
+    );
+    assert_eq!(serve("kvist serve").tier(), None);
+    let defaults = kvist_engine::EngineOptions::default();
+    assert_eq!(
+        serve("kvist serve").admission.admission(),
+        defaults.admission
+    );
+    assert!(parse("kvist serve --kv-spill a:1GiB --prefix-cache-dir b:1GiB").is_err());
+}
+
+#[test]
 fn a_budget_is_set_by_size() {
     let Command::Memory(args) = parse("kvist memory set 3GiB --url http://x:1").unwrap() else {
         panic!()
