@@ -107,7 +107,7 @@ fn models_come_when_asked_for_and_the_least_recently_used_goes() {
     let files = Files::new();
     let expected = expected(&files, 3);
     let fleet = files.fleet(files.for_two()).unwrap();
-    assert_eq!(planned(&fleet), Bytes::ZERO, "nothing is loaded yet");
+    assert_eq!(planned(&fleet), PROCESS_BYTES, "nothing is loaded yet");
     let visits = [
         (0, [Ready, Unloaded, Unloaded]),
         (1, [Ready, Ready, Unloaded]),

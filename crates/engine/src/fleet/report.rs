@@ -87,8 +87,7 @@ impl Fleet {
     /// Where the bytes are, as of each engine's last step.
     pub fn memory(&self) -> FleetMemory {
         let (budget, moment) = self.moment();
-        let mut shared: Vec<LedgerLine> = Vec::new();
-        let mut lines = Vec::new();
+        let mut lines: Vec<FleetLine> = process_lines().collect();
         let mut models = Vec::new();
         for (member, now) in self.members().iter().zip(moment) {
             let (plan, kv) = match &now.report {
@@ -96,10 +95,10 @@ impl Fleet {
                 None => (member.plan.clone(), None),
             };
             for line in now.report.into_iter().flat_map(|report| report.lines) {
-                let (once, own) = split(line);
-                add(&mut shared, once);
-                let model = Some(member.name().to_owned());
-                lines.extend(own.map(|line| FleetLine { model, line }));
+                lines.push(FleetLine {
+                    model: Some(member.name().to_owned()),
+                    line: own_part(line),
+                });
             }
             models.push(FleetModelMemory {
                 name: member.name().to_owned(),
@@ -109,12 +108,9 @@ impl Fleet {
                 plan,
             });
         }
-        let shared = shared
-            .into_iter()
-            .map(|line| FleetLine { model: None, line });
         FleetMemory {
             budget,
-            lines: shared.chain(lines).collect(),
+            lines,
             models,
             process: ProcessMemory::read(),
         }
@@ -152,36 +148,27 @@ impl ModelState {
     }
 }
 
-/// The part of a line that the process needs once, and the part that is the model's own.
-fn split(line: LedgerLine) -> (Option<LedgerLine>, Option<LedgerLine>) {
-    let once = PROCESS_LINES.iter().find(|(kind, _)| *kind == line.kind);
-    let Some((_, bytes)) = once else {
-        return (None, Some(line));
-    };
-    let once = LedgerLine {
-        planned: line.planned.min(*bytes),
-        committed: line.committed.min(*bytes),
-        used: line.used.min(*bytes),
-        ..line.clone()
-    };
-    let own = LedgerLine {
-        planned: line.planned - once.planned,
-        committed: line.committed - once.committed,
-        used: line.used - once.used,
-        ..line
-    };
-    (Some(once), Some(own))
+/// What the process needs once, which it holds whatever is loaded.
+fn process_lines() -> impl Iterator<Item = FleetLine> {
+    PROCESS_LINES.into_iter().map(|(kind, bytes)| FleetLine {
+        model: None,
+        line: LedgerLine {
+            kind,
+            name: kind.name().to_owned(),
+            planned: bytes,
+            committed: bytes,
+            used: bytes,
+        },
+    })
 }
 
-/// What the process needs once is counted once: each engine reports it.
-fn add(shared: &mut Vec<LedgerLine>, line: Option<LedgerLine>) {
-    let Some(line) = line else { return };
-    match shared.iter_mut().find(|known| known.kind == line.kind) {
-        Some(known) => {
-            known.planned = known.planned.max(line.planned);
-            known.committed = known.committed.max(line.committed);
-            known.used = known.used.max(line.used);
+/// A line without what the process needs once: every engine counts that.
+fn own_part(mut line: LedgerLine) -> LedgerLine {
+    let once = PROCESS_LINES.iter().find(|(kind, _)| *kind == line.kind);
+    if let Some((_, bytes)) = once {
+        for part in [&mut line.planned, &mut line.committed, &mut line.used] {
+            *part = part.saturating_sub(*bytes);
         }
-        None => shared.push(line),
     }
+    line
 }
