@@ -161,7 +161,7 @@ fn several_models_and_times_are_taken() {
 #[test]
 fn what_decides_who_runs_and_what_is_kept_has_its_flags() {
     let args = serve(
-        "kvist serve --admission guaranteed --fair-share user --kv-spill /tmp/x:8GiB --max-tokens 1k",
+        "kvist serve --admission guaranteed --fair-share user --kv-spill spill:8GiB --max-tokens 1k",
     );
     assert_eq!(
         args.admission.admission(),
