@@ -16,7 +16,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use kvist_base::{TokenId, Tokens};
-use kvist_engine::{ScoreError, Scorer};
+use kvist_engine::{ScoreError, ScoreOptions, Scorer};
 use serde_json::{Value, json};
 
 use crate::args::PerplexityArgs;
@@ -36,7 +36,15 @@ pub(crate) fn run(args: &PerplexityArgs, environment: &Environment) -> Result<Ex
     };
     let threads = NonZeroUsize::new(threads as usize).unwrap_or(NonZeroUsize::MIN);
     let window = Tokens(args.ctx_size);
-    let mut scorer = Scorer::load(&path, threads, window, None)?;
+    let mut scorer = Scorer::load(
+        &path,
+        &ScoreOptions {
+            threads,
+            window,
+            kv_dtype: args.kv_cache_dtype.dtype(),
+            isa: None,
+        },
+    )?;
     let tokens = scorer.tokenize(&text)?;
     if tokens.len() < 2 * window.len() {
         let what = format!("{} is too short", args.file.display());

@@ -332,7 +332,14 @@ fn exact_attention(q: &[f32], (context, rows): (usize, usize), scale: f64) -> Ve
 #[test]
 fn attention_reads_what_was_written_through_the_table() {
     let (context, rows, heads) = (13, 3, 4);
-    for (dtype, tolerance) in [(KvDtype::F32, 1e-6), (KvDtype::F16, 1e-3)] {
+    // Half a step of the greatest magnitude, 1, and as much again by way of the scores.
+    let dtypes = [
+        (KvDtype::F32, 1e-6),
+        (KvDtype::F16, 1e-3),
+        (KvDtype::BF16, 8e-3),
+        (KvDtype::Q8_0, 8e-3),
+    ];
+    for (dtype, tolerance) in dtypes {
         for mut device in devices() {
             let (kv, table) = filled_pool(&mut device, context, dtype);
             let q_values = values(12, rows * heads * KV.head_dim);

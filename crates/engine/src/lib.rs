@@ -47,7 +47,7 @@ pub use machine::read_machine;
 pub use memory::{BudgetError, KvReport, MemoryReport, ProcessMemory, ResetError};
 pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
 pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
-pub use score::{ScoreError, Scorer};
+pub use score::{ScoreError, ScoreOptions, Scorer};
 pub use tier::{TierError, TierOptions};
 pub use what_if::{WhatIf, WhatIfError, plan_what_if};
 

@@ -45,6 +45,19 @@ impl fmt::Debug for Scorer {
     }
 }
 
+/// How to score texts.
+#[derive(Clone, Copy, Debug)]
+pub struct ScoreOptions {
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
+    /// Most tokens of a text.
+    pub window: Tokens,
+    /// How keys and values are stored between steps.
+    pub kv_dtype: KvDtype,
+    /// The instruction tier; `None` for the best there is.
+    pub isa: Option<Isa>,
+}
+
 /// Why a text cannot be scored.
 #[derive(Debug, Error)]
 pub enum ScoreError {
@@ -79,17 +92,17 @@ pub enum ScoreError {
 }
 
 impl Scorer {
-    /// Loads a model to score texts of up to `window` tokens. Keys and values are kept in f16, as
-    /// an engine does by default. `isa` is the instruction tier; `None` for the best there is.
+    /// Loads a model to score texts.
     ///
     /// # Errors
     /// [`LoadError`]; a window beyond the model's own context is [`LoadError::Limits`].
-    pub fn load(
-        path: &Path,
-        threads: NonZeroUsize,
-        window: Tokens,
-        isa: Option<Isa>,
-    ) -> Result<Self, LoadError> {
+    pub fn load(path: &Path, options: &ScoreOptions) -> Result<Self, LoadError> {
+        let ScoreOptions {
+            threads,
+            window,
+            kv_dtype,
+            isa,
+        } = *options;
         let file = GgufFile::open(path)?;
         let config = kvist_model::open(&file)?;
         check_window(window, config.context_max)?;
@@ -104,7 +117,7 @@ impl Scorer {
         let isa = isa.unwrap_or_else(Isa::detect);
         let mut device = CpuDevice::new(CpuOptions { threads, isa })?;
         let blocks = window.div_ceil(BLOCK_SIZE);
-        let kv = device.alloc_kv(kv_spec(&config, window))?;
+        let kv = device.alloc_kv(kv_spec(&config, window, kv_dtype))?;
         let shape = StepShape {
             tokens_max: STEP_ROWS,
             sequences_max: STEP_ROWS,
@@ -227,14 +240,14 @@ fn check_window(window: Tokens, context_max: Tokens) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn kv_spec(config: &DecoderConfig, window: Tokens) -> KvSpec {
+fn kv_spec(config: &DecoderConfig, window: Tokens, dtype: KvDtype) -> KvSpec {
     KvSpec {
         blocks: window.div_ceil(BLOCK_SIZE).len(),
         block_size: BLOCK_SIZE.len(),
         layers: config.layers,
         kv_heads: config.kv_heads,
         head_dim: config.head_dim,
-        dtype: KvDtype::F16,
+        dtype,
         readers: KvReaders {
             heads: config.heads,
             tokens_max: STEP_ROWS,

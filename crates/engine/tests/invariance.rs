@@ -12,8 +12,8 @@ use kvist_testkit::tiny::TinyModel;
 
 const FORMATS: [QuantFormat; 3] = [QuantFormat::F32, QuantFormat::Q8_0, QuantFormat::Q4_0];
 
-fn alone(file: &ModelFile, specs: &[GenerateSpec]) -> Vec<Answer> {
-    let engine = file.start(&options());
+fn alone(file: &ModelFile, base: &EngineOptions, specs: &[GenerateSpec]) -> Vec<Answer> {
+    let engine = file.start(base);
     let handle = engine.handle();
     let answers = specs
         .iter()
@@ -47,10 +47,10 @@ fn compare(
 }
 
 /// Ways to schedule and to compute that no answer may depend on.
-fn variations() -> Vec<(String, EngineOptions)> {
-    let mut all = vec![("in a crowd".to_owned(), options())];
+fn variations(base: &EngineOptions) -> Vec<(String, EngineOptions)> {
+    let mut all = vec![("in a crowd".to_owned(), base.clone())];
     let mut add = |what: String, edit: &dyn Fn(&mut EngineOptions)| {
-        let mut varied = options();
+        let mut varied = base.clone();
         edit(&mut varied);
         all.push((what, varied));
     };
@@ -78,47 +78,52 @@ fn variations() -> Vec<(String, EngineOptions)> {
 fn check(family: &str, seed: u64) {
     for format in FORMATS {
         let file = ModelFile::new(family, format);
-        let specs = workload(seed, 12);
-        let expected = alone(&file, &specs);
-        let jobs = (&specs[..], &expected[..]);
-        let name = |what: &str| format!("{family} {format} {what}");
-        for (what, options) in variations() {
-            compare((&file, &name(&what)), &options, jobs, 1);
-        }
+        check_file((&file, &format!("{family} {format}")), &options(), seed);
+    }
+}
 
-        // Slow: a few of each kind are enough for this one.
-        let scalar = EngineOptions {
-            isa: Some(Isa::SCALAR),
-            ..options()
-        };
-        let few = (&specs[1..4], &expected[1..4]);
-        compare((&file, &name("in scalar code")), &scalar, few, 1);
+/// Every variation of `base` against each request alone.
+fn check_file((file, file_name): (&ModelFile, &str), base: &EngineOptions, seed: u64) {
+    let specs = workload(seed, 12);
+    let expected = alone(file, base, &specs);
+    let jobs = (&specs[..], &expected[..]);
+    let name = |what: &str| format!("{file_name} {what}");
+    for (what, options) in variations(base) {
+        compare((file, &name(&what)), &options, jobs, 1);
+    }
 
-        let cached = EngineOptions {
-            prefix_caching: true,
-            ..options()
+    // Slow: a few of each kind are enough for this one.
+    let scalar = EngineOptions {
+        isa: Some(Isa::SCALAR),
+        ..base.clone()
+    };
+    let few = (&specs[1..4], &expected[1..4]);
+    compare((file, &name("in scalar code")), &scalar, few, 1);
+
+    let cached = EngineOptions {
+        prefix_caching: true,
+        ..base.clone()
+    };
+    let metrics = compare((file, &name("from the cache")), &cached, jobs, 2);
+    assert!(
+        metrics.prefix_hit_tokens > 0,
+        "{file_name}: no prefix was found"
+    );
+
+    for prefix_caching in [false, true] {
+        // Hardly more than the longest sequence needs: those that grow take from each other.
+        let mut tight = EngineOptions {
+            prefix_caching,
+            kv_blocks_max: Some(Blocks(46)),
+            ..base.clone()
         };
-        let metrics = compare((&file, &name("from the cache")), &cached, jobs, 2);
+        tight.limits.block_size = Tokens(4);
+        let metrics = compare((file, &name("in a small pool")), &tight, jobs, 2);
+        assert_eq!(metrics.blocks_total, 46);
         assert!(
-            metrics.prefix_hit_tokens > 0,
-            "{family} {format}: no prefix was found"
+            metrics.preemptions > 0,
+            "{file_name}: nothing was preempted"
         );
-
-        for prefix_caching in [false, true] {
-            // Hardly more than the longest sequence needs: those that grow take from each other.
-            let mut tight = EngineOptions {
-                prefix_caching,
-                kv_blocks_max: Some(Blocks(46)),
-                ..options()
-            };
-            tight.limits.block_size = Tokens(4);
-            let metrics = compare((&file, &name("in a small pool")), &tight, jobs, 2);
-            assert_eq!(metrics.blocks_total, 46);
-            assert!(
-                metrics.preemptions > 0,
-                "{family} {format}: nothing was preempted"
-            );
-        }
     }
 }
 
@@ -135,6 +140,25 @@ fn qwen2_answers_do_not_depend_on_the_schedule() {
 #[test]
 fn smollm3_answers_do_not_depend_on_the_schedule() {
     check("smollm3", 3);
+}
+
+#[test]
+fn answers_do_not_depend_on_the_schedule_whatever_the_kv_dtype() {
+    let file = ModelFile::new("qwen2", QuantFormat::Q8_0);
+    let answers = KvDtype::ALL.map(|dtype| {
+        let mut base = options();
+        base.limits.kv_dtype = dtype;
+        if dtype != KvDtype::default() {
+            check_file((&file, &format!("qwen2 with KV in {dtype}")), &base, 4);
+        }
+        alone(&file, &base, &workload(4, 12))
+    });
+    for (idx, answer) in answers.iter().enumerate() {
+        assert!(
+            !answers[..idx].contains(answer),
+            "each dtype rounds its own way"
+        );
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Element by element: SiLU gating and the residual sum.
+//! Element by element: SiLU gating.
 
 use crate::Isa;
 use crate::exp::exp;
@@ -14,15 +14,6 @@ pub fn silu_mul(isa: Isa, gate: &mut [f32], up: &[f32]) {
     lanes::run(isa, SiluMul { gate, up });
 }
 
-/// `y += x`.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn add(isa: Isa, x: &[f32], y: &mut [f32]) {
-    assert_eq!(x.len(), y.len());
-    lanes::run(isa, Add { x, y });
-}
-
 struct SiluMul<'a> {
     gate: &'a mut [f32],
     up: &'a [f32],
@@ -35,22 +26,6 @@ impl Kernel for SiluMul<'_> {
     fn run<L: Lanes>(self, _: L) {
         for (gate, &up) in self.gate.iter_mut().zip(self.up) {
             *gate = *gate / (1.0 + exp(-*gate)) * up;
-        }
-    }
-}
-
-struct Add<'a> {
-    x: &'a [f32],
-    y: &'a mut [f32],
-}
-
-impl Kernel for Add<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, _: L) {
-        for (y, &x) in self.y.iter_mut().zip(self.x) {
-            *y += x;
         }
     }
 }
@@ -104,19 +79,6 @@ mod tests {
             silu_mul(isa, &mut out, &[1.0; 7]);
             assert_eq!(out[..6], [0.0, 200.0, 0.0, f32::MAX, 0.0, f32::INFINITY]);
             assert!(out[6].is_nan());
-        }
-    }
-
-    #[test]
-    fn sums_are_exact_on_every_tier() {
-        for len in LENGTHS {
-            let (x, y) = (values(3, len), values(4, len));
-            for isa in Isa::available() {
-                let mut out = y.clone();
-                add(isa, &x, &mut out);
-                let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| y + x).collect();
-                assert!(same_bits(&out, &expected), "{isa} at length {len}");
-            }
         }
     }
 }

@@ -22,7 +22,7 @@ mod rows;
 mod split;
 mod tile;
 
-pub use layout::{HEAD_DIM_MAX, KvLayout, KvRow, kv_write};
+pub use layout::{HEAD_DIM_MAX, KvLayout, KvToken, kv_write};
 
 use crate::Isa;
 use crate::lanes::{self, Kernel, Lanes};

@@ -30,6 +30,8 @@ pub(crate) trait Lanes: Copy {
     fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
     /// From the bytes of IEEE half precision: exact.
     fn widen(self, from: &[u8; 16]) -> Self::V;
+    /// From signed integers: exact.
+    fn widen_i8(self, from: &[u8; 8]) -> Self::V;
     /// To the bytes of IEEE half precision, nearest even; infinite beyond its range.
     fn narrow(self, value: Self::V) -> [u8; 16];
 }
@@ -101,6 +103,11 @@ impl Lanes for Plain {
     fn widen(self, from: &[u8; 16]) -> Self::V {
         let (from, _) = from.as_chunks::<2>();
         std::array::from_fn(|i| half::f16::from_le_bytes(from[i]).to_f32())
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, from: &[u8; 8]) -> Self::V {
+        std::array::from_fn(|i| f32::from(from[i].cast_signed()))
     }
 
     #[inline(always)]

@@ -22,10 +22,10 @@ mod rope;
 #[allow(unsafe_code)] // disjoint mutable views of one slice
 mod shared;
 
-pub use activation::{add, silu_mul};
+pub use activation::silu_mul;
 pub use acts::{ActFormat, ActWidths, Activations, Rows, act_format};
 pub use attention::{
-    AttentionBatch, AttentionLimits, AttentionScratch, HEAD_DIM_MAX, KvLayout, KvRow, KvView,
+    AttentionBatch, AttentionLimits, AttentionScratch, HEAD_DIM_MAX, KvLayout, KvToken, KvView,
     SequenceSpan, kv_write, paged_attention,
 };
 pub use isa::Isa;
@@ -33,7 +33,7 @@ pub use matmul::{Epilogue, FedProduct, PanelFeed, Product, matmul, matmul_fed};
 pub use norm::rms_norm;
 pub use panel::{PANEL_ROWS, PanelMatrix, pack_panel, packed_bytes, panel_bytes};
 pub use pool::Pool;
-pub use rope::{RopeStyle, RopeTable, Rotation, rope_angles, rope_row};
+pub use rope::{RopeStyle, Rotation, rope_angles, rope_row};
 pub use shared::{
     ColumnTiles, TileIdx, TileMut, Tiling, WorkerLocal, for_each_chunk, for_each_chunk_on,
     for_each_tile,

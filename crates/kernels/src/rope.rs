@@ -105,68 +105,6 @@ fn turn(x: f32, y: f32, cos: f32, sin: f32) -> (f32, f32) {
     (x.mul_add(cos, -(y * sin)), x.mul_add(sin, y * cos))
 }
 
-/// The rotations of one step's positions, computed once and used by every layer.
-#[derive(Debug)]
-pub struct RopeTable {
-    style: RopeStyle,
-    inv_freq: Vec<f32>,
-    rows: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-}
-
-impl RopeTable {
-    /// An empty table for at most `rows_max` positions; `inv_freq` is one frequency a pair
-    /// (`rope_dim / 2`), in radians a position.
-    pub fn new(style: RopeStyle, inv_freq: Vec<f32>, rows_max: usize) -> Self {
-        let len = rows_max * inv_freq.len();
-        Self {
-            style,
-            inv_freq,
-            rows: 0,
-            cos: vec![0.0; len],
-            sin: vec![0.0; len],
-        }
-    }
-
-    /// Bytes a table occupies.
-    pub fn bytes(frequencies: usize, rows_max: usize) -> usize {
-        (1 + 2 * rows_max) * frequencies * size_of::<f32>()
-    }
-
-    /// Computes the rotations of these positions, replacing the last step's.
-    ///
-    /// # Panics
-    /// When there are more than `rows_max`.
-    pub fn set_positions(&mut self, positions: impl ExactSizeIterator<Item = u32>) {
-        let width = self.inv_freq.len();
-        self.rows = positions.len();
-        assert!(
-            self.rows * width <= self.cos.len(),
-            "the table holds a step"
-        );
-        for (row, position) in positions.enumerate() {
-            let span = row * width..(row + 1) * width;
-            let (cos, sin) = (&mut self.cos[span.clone()], &mut self.sin[span]);
-            rope_angles(position, &self.inv_freq, cos, sin);
-        }
-    }
-
-    /// The rotation of the step's row `row`.
-    ///
-    /// # Panics
-    /// When the step has no such row.
-    pub fn rotation(&self, row: usize) -> Rotation<'_> {
-        assert!(row < self.rows, "row {row} of a step of {}", self.rows);
-        let span = row * self.inv_freq.len()..(row + 1) * self.inv_freq.len();
-        Rotation {
-            style: self.style,
-            cos: &self.cos[span.clone()],
-            sin: &self.sin[span],
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,21 +119,21 @@ mod tests {
 
     #[test]
     fn a_quarter_turn_by_hand() {
-        let quarter = [std::f32::consts::FRAC_PI_2; 2];
-        let mut table = RopeTable::new(RopeStyle::Pairs, quarter.to_vec(), 1);
-        table.set_positions([1].into_iter());
+        let (mut cos, mut sin) = ([0.0; 2], [0.0; 2]);
+        rope_angles(1, &[std::f32::consts::FRAC_PI_2; 2], &mut cos, &mut sin);
+        let quarter = |style| Rotation {
+            style,
+            cos: &cos,
+            sin: &sin,
+        };
         let mut row = [1.0, 2.0, 3.0, 4.0];
-        rope_row(Isa::SCALAR, 4, table.rotation(0), &mut row);
+        rope_row(Isa::SCALAR, 4, quarter(RopeStyle::Pairs), &mut row);
         let near = |row: &[f32], expected: [f32; 4]| {
             row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6)
         };
         assert!(near(&row, [-2.0, 1.0, -4.0, 3.0]), "{row:?}");
         let mut row = [1.0, 2.0, 3.0, 4.0];
-        let halves = Rotation {
-            style: RopeStyle::Halves,
-            ..table.rotation(0)
-        };
-        rope_row(Isa::SCALAR, 4, halves, &mut row);
+        rope_row(Isa::SCALAR, 4, quarter(RopeStyle::Halves), &mut row);
         assert!(near(&row, [-3.0, -4.0, 1.0, 2.0]), "{row:?}");
     }
 
@@ -223,10 +161,16 @@ mod tests {
         let row = values(7, 3 * head_dim);
         let mut expected: Vec<f64> = row.iter().map(|&v| f64::from(v)).collect();
         naive::rope_row(head_dim, style, (position, inv_freq), &mut expected);
-        let mut table = RopeTable::new(style, inv_freq.to_vec(), 2);
-        table.set_positions([3, position].into_iter());
+        let mut cos = vec![0.0; inv_freq.len()];
+        let mut sin = cos.clone();
+        rope_angles(position, inv_freq, &mut cos, &mut sin);
+        let rotation = Rotation {
+            style,
+            cos: &cos,
+            sin: &sin,
+        };
         let mut scalar = row.clone();
-        rope_row(Isa::SCALAR, head_dim, table.rotation(1), &mut scalar);
+        rope_row(Isa::SCALAR, head_dim, rotation, &mut scalar);
         for (got, exact) in scalar.iter().zip(&expected) {
             // Values are below 1: cosine, sine, a product and a sum round once each.
             let error = (f64::from(*got) - exact).abs();
@@ -237,7 +181,7 @@ mod tests {
         }
         for isa in Isa::available() {
             let mut turned = row.clone();
-            rope_row(isa, head_dim, table.rotation(1), &mut turned);
+            rope_row(isa, head_dim, rotation, &mut turned);
             assert!(
                 same_bits(&turned, &scalar),
                 "{isa} {head_dim} {style:?} {position}"

@@ -100,6 +100,8 @@ fn bytes_of(plan: &Plan, kind: LineKind) -> Bytes {
 fn the_lines_of_a_7b_are_what_a_pencil_says() {
     let model = seven_b();
     assert_eq!(model.kv_bytes_per_token(KvDtype::F16), Bytes(57_344));
+    assert_eq!(model.kv_bytes_per_token(KvDtype::BF16), Bytes(57_344));
+    assert_eq!(model.kv_bytes_per_token(KvDtype::Q8_0), Bytes(30_464));
     assert_eq!(model.kv_bytes_per_token(KvDtype::F32), Bytes(114_688));
     let limits = Limits {
         threads: 2,
@@ -394,8 +396,11 @@ fn a_refusal_names_the_culprit_and_the_ways_out() {
             ways_out[..],
             [
                 WayOut::SmallerContext { .. },
+                WayOut::LighterKv {
+                    kv_dtype: KvDtype::Q8_0,
+                    ..
+                },
                 WayOut::FewerSequences { .. },
-                WayOut::SmallerStep { .. },
             ]
         ),
         "{ways_out:?}"

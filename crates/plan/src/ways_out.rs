@@ -24,8 +24,8 @@ const SHOWN_MAX: usize = 3;
 const SHARE_PERCENT_MAX: u32 = 95;
 /// The most devices to suggest: those of one machine.
 const DEVICES_SHOWN_MAX: u32 = 8;
-/// KV dtypes to offer, widest first.
-const KV_DTYPES: [KvDtype; 2] = [KvDtype::F32, KvDtype::F16];
+/// KV dtypes to offer, one for each size, widest first.
+const KV_DTYPES: [KvDtype; 3] = [KvDtype::F32, KvDtype::F16, KvDtype::Q8_0];
 /// Encodings a file with more bits a weight can be replaced by, with the bits they need.
 const LIGHTER: [(WeightScheme, f64); 2] = [(WeightScheme::Q8_0, 8.5), (WeightScheme::Q4KM, 5.5)];
 

@@ -59,16 +59,26 @@ pub enum KvCacheDtype {
     /// The best there is for the model: f16.
     Auto,
     /// Half precision.
+    #[value(alias = "fp16")]
     F16,
+    /// Half precision with the range of single precision.
+    #[value(alias = "bfloat16")]
+    Bf16,
+    /// 8 bits and a scale for 32 values: about half of f16's memory.
+    #[value(name = "q8_0", aliases = ["q8", "int8"])]
+    Q8_0,
     /// Single precision, for comparisons with references.
+    #[value(alias = "fp32")]
     F32,
 }
 
 impl KvCacheDtype {
-    fn dtype(self) -> KvDtype {
+    pub(crate) fn dtype(self) -> KvDtype {
         match self {
             Self::Auto => KvDtype::default(),
             Self::F16 => KvDtype::F16,
+            Self::Bf16 => KvDtype::BF16,
+            Self::Q8_0 => KvDtype::Q8_0,
             Self::F32 => KvDtype::F32,
         }
     }

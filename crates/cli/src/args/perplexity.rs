@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::ModelArgs;
+use super::limits::KvCacheDtype;
 
 /// Measure how well a model predicts a text: lower is better.
 #[derive(Args, Debug)]
@@ -25,6 +26,9 @@ pub struct PerplexityArgs {
     #[arg(short, long, value_name = "TOKENS", default_value_t = 512,
           value_parser = clap::value_parser!(u32).range(4..))]
     pub ctx_size: u32,
+    /// How the KV cache stores values.
+    #[arg(long, value_enum, value_name = "TYPE", default_value_t = KvCacheDtype::Auto)]
+    pub kv_cache_dtype: KvCacheDtype,
     /// Compute threads [default: as many as the process may use cores].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,

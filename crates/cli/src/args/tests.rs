@@ -80,6 +80,22 @@ fn every_limit_has_its_flag() {
 }
 
 #[test]
+fn kv_dtypes_go_by_several_names() {
+    for (names, expected) in [
+        (&["auto", "f16", "fp16"][..], KvDtype::F16),
+        (&["bf16", "bfloat16"], KvDtype::BF16),
+        (&["q8_0", "q8", "int8"], KvDtype::Q8_0),
+        (&["f32", "fp32"], KvDtype::F32),
+    ] {
+        for name in names {
+            let args = serve(&format!("kvist serve --kv-cache-dtype {name}"));
+            let limits = args.memory.limits(&args.batch, &machine()).unwrap();
+            assert_eq!(limits.kv_dtype, expected, "{name}");
+        }
+    }
+}
+
+#[test]
 fn of_two_prefix_caching_flags_the_last_counts() {
     assert!(
         !serve("kvist serve --no-prefix-caching")

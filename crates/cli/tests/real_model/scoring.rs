@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::Command;
 
-use kvist_base::Tokens;
-use kvist_engine::{Prompt, Scorer};
+use kvist_base::{KvDtype, Tokens};
+use kvist_engine::{Prompt, ScoreOptions, Scorer};
 use serde_json::Value;
 
 use crate::golden::{goldens, greedy};
@@ -22,7 +22,13 @@ fn a_text_is_as_likely_as_when_it_was_generated() {
     let output = Output::of(engine.handle().submit(spec).unwrap());
     shut_down(engine, 1);
 
-    let mut scorer = Scorer::load(model(), NonZeroUsize::MIN, Tokens(64), None).unwrap();
+    let scoring = ScoreOptions {
+        threads: NonZeroUsize::MIN,
+        window: Tokens(64),
+        kv_dtype: KvDtype::default(),
+        isa: None,
+    };
+    let mut scorer = Scorer::load(model(), &scoring).unwrap();
     let text: Vec<_> = prompt.iter().chain(&output.tokens).copied().collect();
     let nlls = scorer.score(&text).unwrap();
     assert_eq!(nlls.len(), text.len() - 1);

@@ -175,7 +175,7 @@ impl CpuDevice {
         let rows = k.chunks_exact(dim).zip(v.chunks_exact(dim));
         for (slot, (k, v)) in slots.iter().map(|slot| *slot as usize).zip(rows) {
             pool.extents.write(slot / spec.block_size);
-            let row = kernels::KvRow {
+            let row = kernels::KvToken {
                 layer: op.layer,
                 slot,
                 k,

@@ -1,10 +1,11 @@
 //! [`Lanes`] on AVX2, FMA and F16C.
 
 use std::arch::x86_64::{
-    __m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_loadu_si128, _mm_storeu_ps,
-    _mm_storeu_si128, _mm256_add_ps, _mm256_castps256_ps128, _mm256_cvtph_ps, _mm256_cvtps_ph,
-    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps, _mm256_max_ps,
-    _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
+    __m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_loadl_epi64, _mm_loadu_si128,
+    _mm_storeu_ps, _mm_storeu_si128, _mm256_add_ps, _mm256_castps256_ps128, _mm256_cvtepi8_epi32,
+    _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps,
+    _mm256_hadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps,
+    _mm256_storeu_ps,
 };
 
 use crate::Isa;
@@ -91,6 +92,15 @@ impl Lanes for Avx2 {
     fn widen(self, from: &[u8; 16]) -> __m256 {
         // SAFETY: `self` proves F16C; 16 bytes are readable.
         unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast::<__m128i>())) }
+    }
+
+    #[inline(always)]
+    fn widen_i8(self, from: &[u8; 8]) -> __m256 {
+        // SAFETY: `self` proves AVX2; 8 bytes are readable.
+        unsafe {
+            let codes = _mm_loadl_epi64(from.as_ptr().cast::<__m128i>());
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes))
+        }
     }
 
     #[inline(always)]

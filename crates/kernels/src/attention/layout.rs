@@ -16,7 +16,7 @@ pub const HEAD_DIM_MAX: usize = 256;
 ///        |<------------- one block --------------->|
 /// ```
 ///
-/// A row is one token's key, or value, of one head: `head_dim` values as `dtype` stores them.
+/// A KV row is one token's key, or value, of one head: `head_dim` values as `dtype` stores them.
 /// Blocks, rows and offsets are counted in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
@@ -69,7 +69,7 @@ impl KvLayout {
 
 /// Keys and values of one token in one layer, and where they go.
 #[derive(Clone, Copy, Debug)]
-pub struct KvRow<'a> {
+pub struct KvToken<'a> {
     /// The layer.
     pub layer: usize,
     /// `block * block_size + offset in the block`.
@@ -81,23 +81,23 @@ pub struct KvRow<'a> {
 }
 
 /// Writes one token's keys and values into the arena `kv`, each rounded to the nearest that the
-/// dtype can say, ties to even. What is not finite, or beyond the dtype's range, becomes infinite
-/// or not a number, and the attention that reads it not a number, which is reported upstream.
+/// dtype can say, ties to even. What is not finite, or beyond the dtype's range, stays or becomes
+/// infinite or not a number, and so does what attention makes of it, which is reported upstream.
 ///
 /// # Panics
 /// When the layout is not supported, `k` or `v` has not one value for each head's dimension, or
 /// the slot is outside the arena.
-pub fn kv_write(isa: Isa, layout: &KvLayout, row: &KvRow<'_>, kv: &mut [u8]) {
+pub fn kv_write(isa: Isa, layout: &KvLayout, token: &KvToken<'_>, kv: &mut [u8]) {
     layout.assert_supported();
-    assert!(row.layer < layout.layers);
-    assert_eq!(row.k.len(), layout.kv_heads * layout.head_dim);
-    assert_eq!(row.v.len(), layout.kv_heads * layout.head_dim);
-    lanes::run(isa, Write { layout, row, kv });
+    assert!(token.layer < layout.layers);
+    assert_eq!(token.k.len(), layout.kv_heads * layout.head_dim);
+    assert_eq!(token.v.len(), layout.kv_heads * layout.head_dim);
+    lanes::run(isa, Write { layout, token, kv });
 }
 
 struct Write<'a> {
     layout: &'a KvLayout,
-    row: &'a KvRow<'a>,
+    token: &'a KvToken<'a>,
     kv: &'a mut [u8],
 }
 
@@ -106,13 +106,16 @@ impl Kernel for Write<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
-        let Self { layout, row, kv } = self;
-        let (block, offset) = (row.slot / layout.block_size, row.slot % layout.block_size);
+        let Self { layout, token, kv } = self;
+        let (block, offset) = (
+            token.slot / layout.block_size,
+            token.slot % layout.block_size,
+        );
         let row_bytes = layout.row_bytes();
-        let k_start = layout.k_offset(block, row.layer, 0) + offset * row_bytes;
-        let v_start = layout.v_offset(block, row.layer, 0) + offset * row_bytes;
+        let k_start = layout.k_offset(block, token.layer, 0) + offset * row_bytes;
+        let v_start = layout.v_offset(block, token.layer, 0) + offset * row_bytes;
         let head_stride = layout.block_size * row_bytes;
-        for (start, values) in [(k_start, row.k), (v_start, row.v)] {
+        for (start, values) in [(k_start, token.k), (v_start, token.v)] {
             for (head, values) in values.chunks_exact(layout.head_dim).enumerate() {
                 let to = &mut kv[start + head * head_stride..][..row_bytes];
                 rows::encode(lanes, layout.dtype, values, to);

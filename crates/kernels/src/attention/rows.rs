@@ -1,47 +1,81 @@
-//! How a row of the KV cache stores its values.
+//! How a KV row stores its values.
 //!
 //! ```text
-//! f16  | head_dim x f16 |
-//! f32  | head_dim x f32 |
+//! f16   | head_dim x f16 |
+//! bf16  | head_dim x bf16 |
+//! f32   | head_dim x f32 |
+//! q8_0  | d: f16 | 32 x i8 | d: f16 | 32 x i8 | ...      value = d * code
 //! ```
-//! All numbers are little-endian.
+//! All numbers are little-endian. The last group of `q8_0` is as short as the head leaves it.
+//!
+//! Rounding is to nearest, ties to even. A group with a value that is not finite, or too large for
+//! an f16 scale, gets a scale that is not a number, and so all of its values are: a fault must not
+//! look like a value. One too small for a scale becomes zeroes.
 //!
 //! Plain index loops over arrays, as in the register tiles, so that they are compiled with the
 //! tier's instructions.
 #![allow(clippy::needless_range_loop)]
 
+use half::bf16;
 use kvist_base::KvDtype;
 
+use super::layout::KvLayout;
 use crate::lanes::{Lanes, Oct};
+
+const GROUP: usize = KvDtype::GROUP;
+/// Bytes of a scale.
+const SCALE: usize = 2;
+/// The code of a group's greatest magnitude.
+const CODE_MAX: f32 = 127.0;
 
 /// Stores one row: `values` is a head, `to` the row's bytes.
 #[inline(always)]
 pub(super) fn encode<L: Lanes>(lanes: L, dtype: KvDtype, values: &[f32], to: &mut [u8]) {
-    let (values, _) = values.as_chunks::<8>();
+    let (octs, _) = values.as_chunks::<8>();
     match dtype {
         KvDtype::F16 => {
-            for (to, from) in to.as_chunks_mut::<16>().0.iter_mut().zip(values) {
+            for (to, from) in to.as_chunks_mut::<16>().0.iter_mut().zip(octs) {
                 *to = lanes.narrow(lanes.load(from));
             }
         }
+        KvDtype::BF16 => {
+            for (to, from) in to.as_chunks_mut::<2>().0.iter_mut().zip(values) {
+                *to = bf16::from_f32(*from).to_le_bytes();
+            }
+        }
         KvDtype::F32 => {
-            for (to, from) in to.as_chunks_mut::<32>().0.iter_mut().zip(values) {
-                let (to, _) = to.as_chunks_mut::<4>();
-                for i in 0..8 {
-                    to[i] = from[i].to_le_bytes();
+            for (to, from) in to.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                *to = from.to_le_bytes();
+            }
+        }
+        KvDtype::Q8_0 => {
+            let groups = to.chunks_mut(SCALE + GROUP).zip(values.chunks(GROUP));
+            for (to, values) in groups {
+                let (scale, codes) = to.split_at_mut(SCALE);
+                let inverse = put_scale(lanes, peak(values) / CODE_MAX, scale);
+                for (code, value) in codes.iter_mut().zip(values) {
+                    *code = code_of(*value * inverse);
                 }
             }
         }
     }
 }
 
-/// Reads rows that follow each other: `to` is `head_octs` vectors a row.
+/// Reads rows that follow each other.
 #[inline(always)]
-pub(super) fn decode<L: Lanes>(lanes: L, dtype: KvDtype, rows: &[u8], to: &mut [Oct]) {
-    match dtype {
+pub(super) fn decode<L: Lanes>(lanes: L, layout: &KvLayout, rows: &[u8], to: &mut [Oct]) {
+    match layout.dtype {
         KvDtype::F16 => {
             for (to, from) in to.iter_mut().zip(rows.as_chunks::<16>().0) {
                 lanes.store(lanes.widen(from), &mut to.0);
+            }
+        }
+        KvDtype::BF16 => {
+            for (to, from) in to.iter_mut().zip(rows.as_chunks::<16>().0) {
+                let (from, _) = from.as_chunks::<2>();
+                for i in 0..8 {
+                    to.0[i] = f32::from_bits(u32::from(u16::from_le_bytes(from[i])) << 16);
+                }
             }
         }
         KvDtype::F32 => {
@@ -52,5 +86,68 @@ pub(super) fn decode<L: Lanes>(lanes: L, dtype: KvDtype, rows: &[u8], to: &mut [
                 }
             }
         }
+        KvDtype::Q8_0 => {
+            let rows = rows.chunks_exact(layout.row_bytes());
+            for (row, to) in rows.zip(to.chunks_exact_mut(layout.head_dim / 8)) {
+                for (group, to) in row.chunks(SCALE + GROUP).zip(to.chunks_mut(GROUP / 8)) {
+                    let (scale, codes) = get_scale(lanes, group);
+                    for (to, codes) in to.iter_mut().zip(codes.as_chunks::<8>().0) {
+                        lanes.store(lanes.mul(scale, lanes.widen_i8(codes)), &mut to.0);
+                    }
+                }
+            }
+        }
     }
 }
+
+/// The greatest magnitude; not finite when any value is not. As integers: they order like the
+/// floats they are the bits of, with infinity and then NaN at the end.
+#[inline(always)]
+fn peak(values: &[f32]) -> f32 {
+    const MAGNITUDE: u32 = !(1 << 31);
+    let mut peak = 0;
+    for value in values {
+        peak = peak.max(value.to_bits() & MAGNITUDE);
+    }
+    f32::from_bits(peak)
+}
+
+/// Writes the scale nearest to `wanted` and returns the inverse of the one written: zero where
+/// there is none that is finite.
+#[inline(always)]
+fn put_scale<L: Lanes>(lanes: L, wanted: f32, to: &mut [u8]) -> f32 {
+    /// Half precision ends halfway between its greatest number and what would come next.
+    const END: f32 = 65_520.0;
+    let wanted = if wanted.abs() < END { wanted } else { f32::NAN };
+    let halves = lanes.narrow(lanes.splat(wanted));
+    to.copy_from_slice(&halves[..SCALE]);
+    let mut scale = [0.0; 8];
+    lanes.store(lanes.widen(&halves), &mut scale);
+    let inverse = 1.0 / scale[0];
+    if inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// A group's scale, in every lane, and the bytes of its codes.
+#[inline(always)]
+fn get_scale<L: Lanes>(lanes: L, group: &[u8]) -> (L::V, &[u8]) {
+    let (scale, codes) = group.split_at(SCALE);
+    let mut halves = [0; 16];
+    for half in halves.as_chunks_mut::<SCALE>().0 {
+        half.copy_from_slice(scale);
+    }
+    (lanes.widen(&halves), codes)
+}
+
+/// The code nearest to `x`.
+#[inline(always)]
+fn code_of(x: f32) -> u8 {
+    // A float between 2^23 and 2^24 counts ones, so the sum's own rounding is the one wanted, in
+    // an instruction every tier has as a vector. Its low byte is then the code.
+    const ONES: f32 = 12_582_912.0; // 1.5 * 2^23
+    let x = if x > -CODE_MAX { x } else { -CODE_MAX };
+    let x = if x < CODE_MAX { x } else { CODE_MAX };
+    (x + ONES).to_le_bytes()[0]
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -203,7 +203,7 @@ impl TileScratch {
         while position < positions.end {
             let (span, run) = tile.run(side, position..positions.end);
             let (to, after) = rest.split_at_mut(run * self.head_octs);
-            rows::decode(lanes, kv.layout.dtype, &kv.bytes[span], to);
+            rows::decode(lanes, &kv.layout, &kv.bytes[span], to);
             rest = after;
             position += run;
         }
