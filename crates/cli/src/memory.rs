@@ -101,7 +101,9 @@ fn refused(status: u16, answer: &Value) -> CliError {
     let error = CliError::new(exit, what).because(message);
     match status {
         401 => error.fix("kvist memory --api-key-file FILE"),
-        _ => error,
+        400 => error.fix("kvist memory set SIZE    with more"),
+        409 => error.fix("try again when the requests being served are finished"),
+        _ => error.fix("kvist memory --url http://HOST:PORT    of a server of this version"),
     }
 }
 

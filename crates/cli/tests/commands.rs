@@ -604,6 +604,66 @@ fn a_key_file_closes_the_api() {
 }
 
 #[test]
+fn two_models_share_a_budget_that_is_shown_and_changed_from_outside() {
+    let stage = Stage::new();
+    let second = stage.dir.path().join("second.gguf");
+    fs::copy(stage.dir.path().join("tiny.gguf"), &second).unwrap();
+    fs::write(stage.dir.path().join("keys"), "open-sesame\n").unwrap();
+    let keys = ["--api-key-file", "keys"];
+    let args = [&["second.gguf", "--memory", "256MiB"][..], &keys].concat();
+    let server = Server::start(&stage, &args);
+    let url = format!("http://{}", server.address);
+    let memory = |more: &[&str]| {
+        let args = [&["memory", "--url", &url][..], more].concat();
+        stage.run(&args)
+    };
+    let shown = memory(&keys);
+    assert_code(&shown, 0);
+    let table = stdout(&shown);
+    for part in [
+        "tiny: kv pool",
+        "second: weights",
+        "tiny: ready",
+        "second: ready",
+        "256.0",
+    ] {
+        assert!(table.contains(part), "{part} missing in {table}");
+    }
+    let changed = memory(&[&keys[..], &["set", "200MiB"]].concat());
+    assert_code(&changed, 0);
+    assert!(stdout(&changed).contains("200.0"), "{}", stdout(&changed));
+    let json = memory(&[&keys[..], &["--json"]].concat());
+    assert!(
+        stdout(&json).contains(&format!("\"budget\": {}", 200 << 20)),
+        "{}",
+        stdout(&json)
+    );
+
+    let small = memory(&[&keys[..], &["set", "1MiB"]].concat());
+    assert_refused(&small, 2, &["at least", "1048576 bytes"]);
+    assert_refused(&memory(&[]), 2, &["--api-key-file"]);
+    signal(&server.child, "TERM");
+    let (code, rest) = server.end();
+    assert_eq!(code, Some(0), "{rest}");
+    assert_refused(&memory(&[]), 6, &["no answer", "--url"]);
+
+    let same = stage.run(&["serve", "tiny.gguf", "tiny.gguf", "--port", "0"]);
+    assert_refused(&same, 2, &["two models are named tiny"]);
+    let large = [
+        "serve",
+        "tiny.gguf",
+        "second.gguf",
+        "--port",
+        "0",
+        "--memory",
+        "1MiB",
+    ];
+    assert_refused(&stage.run(&large), 78, &["1.0 MiB allowed"]);
+    let keyless = ["serve", "tiny.gguf", "--port", "0", "--fair-share", "key"];
+    assert_refused(&stage.run(&keyless), 2, &["--api-key-file"]);
+}
+
+#[test]
 fn a_second_signal_stops_a_drain_that_waits() {
     let stage = Stage::new();
     let server = Server::start(&stage, &[]);
