@@ -68,6 +68,7 @@ struct Overloaded {
     given_back: Option<Duration>,
     idle_limit: u64,
     idle_rss: u64,
+    free: u64,
     metrics: Metrics,
     cgroup: Option<CgroupCounts>,
 }
@@ -110,7 +111,10 @@ fn overload(
     refuse_end(&mut service, &tally)?;
 
     let idle_limit = plan.idle() + plan.idle() * IDLE_PERCENT / 100;
+    let idle_since = Instant::now();
     let given_back = await_rss(service.pid(), idle_limit, GIVE_BACK);
+    let rest = GIVE_BACK.saturating_sub(idle_since.elapsed());
+    let free = service.await_free(plan.blocks, rest)?;
     let series = service.take_series();
     Ok(Overloaded {
         idle_rss: super::memory::ProcessMemory::of(service.pid())?.rss,
@@ -124,6 +128,7 @@ fn overload(
         series,
         given_back,
         idle_limit,
+        free,
     })
 }
 
@@ -211,15 +216,10 @@ fn judge(report: &mut Report, budget: &str, run: &Overloaded) {
         (promised, Size(run.idle_rss)),
         run.given_back.is_some(),
     );
-    let free = run.metrics.blocks("free");
-    let found = free
-        .as_ref()
-        .map_or_else(ToString::to_string, u64::to_string);
-    let is_whole = free.is_ok_and(|free| free == run.plan.blocks);
     report.promise(
         format!("{budget}: free blocks when idle"),
-        (format!("{}, all of them", run.plan.blocks), found),
-        is_whole,
+        (format!("{}, all of them", run.plan.blocks), run.free),
+        run.free == run.plan.blocks,
     );
     if let Some(counts) = run.cgroup {
         report.promise(

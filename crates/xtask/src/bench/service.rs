@@ -205,6 +205,18 @@ impl Service {
         Ok(Metrics { text: answer.body })
     }
 
+    /// Waits until `blocks` KV blocks are free, or for long enough, and says how many are.
+    pub fn await_free(&self, blocks: u64, patience: Duration) -> Result<u64, Box<dyn Error>> {
+        let begun = Instant::now();
+        loop {
+            let free = self.metrics()?.blocks("free")?;
+            if free >= blocks || begun.elapsed() >= patience {
+                return Ok(free);
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+    }
+
     /// Changes the budget of the running server.
     pub fn set_budget(&self, bytes: u64) -> Result<Value, Box<dyn Error>> {
         let path = "/v1/memory";

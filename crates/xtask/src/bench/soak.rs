@@ -96,12 +96,7 @@ fn ask(rows: &[Lengths], plan: &Plan, idx: u64) -> Ask {
 
 /// Waits for memory to be given back; RSS in bytes, the median of a second, and free blocks then.
 fn pause(service: &Service, plan: &Plan) -> Result<(f64, u64), Box<dyn Error>> {
-    let begun = Instant::now();
-    let mut free = service.metrics()?.blocks("free")?;
-    while free < plan.blocks && begun.elapsed() < GIVE_BACK {
-        thread::sleep(Duration::from_millis(200));
-        free = service.metrics()?.blocks("free")?;
-    }
+    let free = service.await_free(plan.blocks, GIVE_BACK)?;
     // What was given back takes a moment to leave the page table.
     thread::sleep(Duration::from_secs(2));
     let mut samples = Vec::new();
