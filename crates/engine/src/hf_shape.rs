@@ -9,6 +9,9 @@ use kvist_weights::hf::{HfFolder, HfTensor};
 
 use crate::what_if::WhatIfError;
 
+/// Rows of weights a thread that streams has room for: a panel as the file has it, and as served.
+const PANEL_BUFFER_ROWS: u64 = 32;
+
 /// The numbers a plan is made of: sizes from the files' headers where they are, else from the index's
 /// total, else from the dimensions.
 pub(crate) fn hf_model_shape(
@@ -23,10 +26,16 @@ pub(crate) fn hf_model_shape(
             .tensors
             .iter()
             .filter(|tensor| in_layer(tensor, config).is_some());
-        let largest = in_layers.map(|tensor| tensor.bytes).max();
+        let largest = in_layers.clone().map(|tensor| tensor.bytes).max();
+        let longest_row = in_layers.map(row_bytes).max();
         return Ok(ModelShape {
             file_bytes: weights.iter().map(|line| line.bytes).sum(),
             layer_weight_max: Bytes(largest.unwrap_or_default()),
+            layer_panel_max: Bytes(
+                longest_row
+                    .unwrap_or_default()
+                    .saturating_mul(PANEL_BUFFER_ROWS),
+            ),
             weights,
             ..computed
         });
@@ -51,6 +60,7 @@ fn shape_of(folder: &HfFolder, config: &HfConfig) -> ModelShape {
     let widest = config
         .ffn_dim
         .max(config.heads.saturating_mul(config.head_dim));
+    let longest_row = u64::from(config.dim.max(widest));
     let widest = u64::from(config.dim) * u64::from(widest);
     let name = folder.path.canonicalize();
     let name = name.as_ref().unwrap_or(&folder.path).file_name();
@@ -70,6 +80,7 @@ fn shape_of(folder: &HfFolder, config: &HfConfig) -> ModelShape {
             sum.checked_add(line.bytes).unwrap_or(Bytes(u64::MAX))
         }),
         layer_weight_max: value_bytes(config, widest),
+        layer_panel_max: value_bytes(config, PANEL_BUFFER_ROWS * longest_row),
         weights,
     }
 }
@@ -121,6 +132,17 @@ fn computed_lines(config: &HfConfig) -> Vec<WeightLine> {
     lines.extend(head);
     lines.push(beside(WeightPart::Vectors, vectors, WeightKind::Resident));
     lines
+}
+
+/// Bytes of one row of a matrix.
+fn row_bytes(tensor: &HfTensor) -> u64 {
+    let cols = tensor.shape.last().copied().unwrap_or(1);
+    let values = tensor
+        .shape
+        .iter()
+        .copied()
+        .fold(1u64, |count, len| count.saturating_mul(len));
+    tensor.bytes.checked_div(values / cols.max(1)).unwrap_or(0)
 }
 
 /// The decoder layer whose matrix this is.
@@ -227,6 +249,7 @@ fn with_layers_of(shape: ModelShape, method: &str, total: Bytes) -> ModelShape {
     ModelShape {
         weights: shape.weights.iter().map(scaled).collect(),
         layer_weight_max: scale(shape.layer_weight_max),
+        layer_panel_max: scale(shape.layer_panel_max),
         file_bytes: total,
         ..shape
     }

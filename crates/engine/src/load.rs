@@ -255,9 +255,12 @@ impl Engine {
         if !plan.fits() {
             return Err(LoadError::DoesNotFit(Box::new(plan)));
         }
+        log_offload(&plan);
         let in_flight_max = options.limits.running_max as usize + options.waiting_max;
         let mut loaded = Loaded::new(&file, &config, (&plan, options))?;
         let parts = loaded.shared_parts(&file, shape, in_flight_max)?;
+        // What the header was read from need not count as ours any longer.
+        file.release()?;
         if parts.tokenizer.vocab_len() > config.vocab_len {
             let (vocab_len, table_rows) = (parts.tokenizer.vocab_len(), config.vocab_len);
             return Err(LoadError::VocabMismatch {
@@ -312,5 +315,18 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+fn log_offload(plan: &Plan) {
+    let offload = &plan.offload;
+    if offload.is_empty() {
+        return;
+    }
+    let (layers, bytes) = (offload.layers.len(), offload.bytes);
+    if offload.is_idle {
+        tracing::warn!("{layers} layers are streamed as asked, {bytes} a step; they would fit");
+    } else {
+        tracing::info!("{layers} layers are streamed, {bytes} a step: memory has no room for them");
     }
 }

@@ -85,6 +85,10 @@ pub struct MetricsSnapshot {
     pub restored_blocks: u64,
     /// Steps run.
     pub steps: u64,
+    /// Bytes of weights read from their file by steps.
+    pub weights_streamed_bytes: u64,
+    /// Seconds that reading them took, summed over threads.
+    pub weights_streamed_seconds: f64,
     /// Seconds from acceptance to the first output token.
     pub ttft_seconds: Histogram,
     /// Seconds between output tokens of one request.
@@ -126,6 +130,8 @@ impl MetricsSnapshot {
             spilled_blocks: 0,
             restored_blocks: 0,
             steps: 0,
+            weights_streamed_bytes: 0,
+            weights_streamed_seconds: 0.0,
             ttft_seconds: Histogram::new(TTFT_BOUNDS),
             itl_seconds: Histogram::new(ITL_BOUNDS),
             e2e_seconds: Histogram::new(E2E_BOUNDS),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use kvist_base::{Bytes, KvDtype, WeightPart};
 use kvist_device::{
-    KvReaders, KvSpec, Residence, attention_scratch_bytes, input_scratch_bytes, packed_weight_bytes,
+    KvReaders, KvSpec, Residence, attention_scratch_bytes, input_scratch_bytes,
+    packed_weight_bytes, stream_buffer_bytes,
 };
 use kvist_model::{DecoderConfig, StepShape, layer_of, part_of, weight_uses};
 use kvist_plan::{ModelShape, StepCost, WeightKind, WeightLine};
@@ -21,6 +22,7 @@ pub(crate) fn model_shape(
     let Weights {
         lines,
         layer_weight_max,
+        layer_panel_max,
     } = weights(file, config.layers)?;
     Ok(ModelShape {
         name: model_name(file)?,
@@ -36,6 +38,7 @@ pub(crate) fn model_shape(
         weights: lines,
         layer_weight_max,
         step: Some(step_cost(file, config)?),
+        layer_panel_max,
         file_bytes: file.tensor_bytes(),
     })
 }
@@ -56,12 +59,14 @@ struct Weights {
     lines: Vec<WeightLine>,
     /// The largest matrix of a decoder layer.
     layer_weight_max: Bytes,
+    /// What a thread needs to stream any matrix of a decoder layer.
+    layer_panel_max: Bytes,
 }
 
 /// Bytes by part, format and place, as loading will keep them.
 fn weights(file: &GgufFile, layers: usize) -> Result<Weights, LoadError> {
     let mut groups: BTreeMap<(WeightPart, String), WeightLine> = BTreeMap::new();
-    let mut layer_weight_max = Bytes::ZERO;
+    let (mut layer_weight_max, mut layer_panel_max) = (Bytes::ZERO, Bytes::ZERO);
     for weight in weight_uses(file) {
         let format = weight.tensor.format()?;
         let (rows, cols) = (weight.tensor.rows(), weight.tensor.cols());
@@ -104,11 +109,15 @@ fn weights(file: &GgufFile, layers: usize) -> Result<Weights, LoadError> {
             line.by_layer.resize(layers, Bytes::ZERO);
             line.by_layer[layer] += bytes;
             layer_weight_max = layer_weight_max.max(bytes);
+            // As above: rows are whole quant blocks.
+            let panel = stream_buffer_bytes(format, cols).unwrap_or_default();
+            layer_panel_max = layer_panel_max.max(panel);
         }
     }
     Ok(Weights {
         lines: groups.into_values().collect(),
         layer_weight_max,
+        layer_panel_max,
     })
 }
 

@@ -139,6 +139,7 @@ impl Core {
             .filter(|chunk| chunk.wants_logits && !faults.contains_key(&chunk.seq))
             .map(|chunk| chunk.seq)
             .collect();
+        let streamed = self.device.stream_stats();
         let finished = self.scheduler.commit(plan, outcome);
         let Self {
             live,
@@ -148,6 +149,8 @@ impl Core {
         } = self;
         shared.update_metrics(|metrics| {
             metrics.steps += 1;
+            metrics.weights_streamed_bytes = streamed.bytes_read.0;
+            metrics.weights_streamed_seconds = streamed.read_time.as_secs_f64();
             metrics.computed_tokens += u64::from(computed.0);
             metrics.output_tokens += sampled.len() as u64;
             for seq in &sampled {

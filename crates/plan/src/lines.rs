@@ -47,9 +47,9 @@ pub const PROCESS_BYTES: Bytes = Bytes(HTTP_BASE_BYTES + MARGIN_BASE_BYTES);
 pub enum LineKind {
     /// Weights in the process's own memory.
     WeightsResident,
-    /// Weights in the mapped file.
+    /// Weights that stay in the file: takes nothing, and says what it would.
     WeightsMapped,
-    /// Room for the streamed weights in use and those being read ahead.
+    /// Room for the panels of streamed weights that threads work on.
     WeightsRing,
     /// KV blocks.
     KvPool,
@@ -165,21 +165,27 @@ pub(crate) fn bytes_per_sequence(model: &ModelShape) -> Bytes {
     Bytes(u64::from(model.vocab_len) * LOGIT_BYTES + CLIENT_BYTES)
 }
 
-/// One line for each group of weights that are not streamed, and one for the ring.
+/// One line for each group of weights that are not streamed, and one for the memory
+/// streaming needs.
 pub(crate) fn weight_lines(model: &ModelShape, offload: &OffloadPlan) -> Vec<PlanLine> {
     let line = |weights: &WeightLine| {
-        let (kind, note) = match weights.kind {
-            WeightKind::Resident => (LineKind::WeightsResident, "resident"),
-            WeightKind::Mapped => (LineKind::WeightsMapped, "mapped file, reclaimable"),
-        };
-        let streamed = offload.share_of(weights);
-        let note = if streamed == Bytes::ZERO {
-            note.to_owned()
-        } else {
-            format!("{note}; {streamed} more are streamed")
-        };
         let name = format!("weights {}", weights.label);
-        PlanLine::new(kind, name, weights.bytes - streamed, note)
+        let streamed = offload.share_of(weights);
+        let (kind, bytes, note) = match weights.kind {
+            WeightKind::Resident if streamed == Bytes::ZERO => {
+                let note = "resident".to_owned();
+                (LineKind::WeightsResident, weights.bytes, note)
+            }
+            WeightKind::Resident => {
+                let note = format!("resident; {streamed} more are streamed");
+                (LineKind::WeightsResident, weights.bytes - streamed, note)
+            }
+            WeightKind::Mapped => {
+                let note = format!("{} in the file, rows read when needed", weights.bytes);
+                (LineKind::WeightsMapped, Bytes::ZERO, note)
+            }
+        };
+        PlanLine::new(kind, name, bytes, note)
     };
     let mut lines: Vec<PlanLine> = model.weights.iter().map(line).collect();
     lines.extend(offload.ring_line(model.layers));

@@ -1,9 +1,9 @@
 //! Which layers' weights are streamed from the file instead of kept in memory.
 //!
-//! A step reads every weight once, in the order of the layers. Streamed layers are read into a
-//! ring just ahead of their use, so what they save is their size less the ring, and what they cost
-//! is their bytes from the file in every step. Whole layers are streamed, spread evenly: while a
-//! resident layer computes, the next streamed one is read.
+//! A step reads every weight once, in the order of the layers. Of a streamed layer each thread reads
+//! a panel of rows, uses it and forgets it, so what streaming saves is the layer's size, and what it
+//! costs is its bytes from the file in every step. Whole layers are streamed, spread evenly: while a
+//! resident layer computes, the system reads the next streamed one into its cache of the file.
 
 use kvist_base::Bytes;
 use serde::Serialize;
@@ -11,9 +11,6 @@ use serde::Serialize;
 use crate::lines::{LineKind, PlanLine};
 use crate::serial;
 use crate::shape::{ModelShape, WeightLine};
-
-/// Matrices the ring holds: the one in use and the one being read.
-const RING_MATRICES: u64 = 2;
 
 /// The layers that are streamed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -23,7 +20,7 @@ pub struct OffloadPlan {
     /// What a step reads from the file for them.
     #[serde(serialize_with = "serial::bytes")]
     pub bytes: Bytes,
-    /// The ring they pass through.
+    /// The buffers they pass through.
     #[serde(serialize_with = "serial::bytes")]
     pub ring: Bytes,
     /// Whether the model fits without: then streaming was asked for, and costs time for nothing.
@@ -33,7 +30,11 @@ pub struct OffloadPlan {
 impl OffloadPlan {
     /// Streams `count` of the model's layers: layer `i` of `n` when `(i + 1) * count / n` is a whole
     /// number further than `i * count / n`.
-    pub(crate) fn spread(model: &ModelShape, layer_bytes: &[Bytes], count: u32) -> Self {
+    pub(crate) fn spread(
+        model: &ModelShape,
+        layer_bytes: &[Bytes],
+        (count, ring): (u32, Bytes),
+    ) -> Self {
         let (n, count) = (u64::from(model.layers), u64::from(count));
         let is_streamed = |layer: &u32| {
             let at = u64::from(*layer);
@@ -46,7 +47,7 @@ impl OffloadPlan {
         let of_layer = |layer: &u32| layer_bytes.get(*layer as usize).copied();
         Self {
             bytes: layers.iter().filter_map(of_layer).sum(),
-            ring: model.layer_weight_max * RING_MATRICES,
+            ring,
             layers,
             is_idle: false,
         }

@@ -331,6 +331,15 @@ impl<'a> Terms<'a> {
         }
     }
 
+    /// What streamed weights pass through. Each thread of this machine takes them panel by panel; to
+    /// a device they go in whole matrices, one in use and one on its way.
+    fn ring(&self) -> Bytes {
+        match self.place {
+            Place::Host(_) => self.model.layer_panel_max * u64::from(self.limits.threads),
+            Place::Devices(_) => self.model.layer_weight_max * 2,
+        }
+    }
+
     /// The fewest layers that do what the limit says and make the plan fit; where none does, those
     /// that bring it nearest.
     pub(crate) fn choose_offload(&self) -> OffloadPlan {
@@ -346,7 +355,7 @@ impl<'a> Terms<'a> {
         let bytes_min = bytes_min.min(streamed_max);
         let mut nearest: Option<(Bytes, OffloadPlan)> = None;
         for count in count_min..=self.model.layers {
-            let offload = OffloadPlan::spread(&self.model, &layer_bytes, count);
+            let offload = OffloadPlan::spread(&self.model, &layer_bytes, (count, self.ring()));
             if offload.bytes < bytes_min {
                 continue;
             }

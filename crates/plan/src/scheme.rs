@@ -102,6 +102,9 @@ fn has_more_bits(layer: u64, layers: u64) -> bool {
     layer < eighth || layer >= 7 * layers / 8 || (layer - eighth) % 3 == 2
 }
 
+/// Rows that a thread streams at a time.
+const PANEL_ROWS: u64 = 16;
+
 impl ModelShape {
     /// Mean bits of a weight over all matrices; `None` when their number is not known.
     pub fn bits_per_weight(&self) -> Option<f64> {
@@ -147,6 +150,7 @@ impl ModelShape {
             self.add_wider_projections(&mut weights);
         }
         let widest = u64::from(self.dim) * u64::from(self.ffn_dim).max(self.query_dim());
+        let longest_row = u64::from(self.dim.max(self.ffn_dim)).max(self.query_dim());
         let widest_ratio = if scheme == WeightScheme::Q4KM {
             Q6_K
         } else {
@@ -157,6 +161,7 @@ impl ModelShape {
             file_bytes: weights.iter().map(|line| line.bytes).sum(),
             weights,
             layer_weight_max: bytes_of(widest, widest_ratio),
+            layer_panel_max: bytes_of(2 * PANEL_ROWS * longest_row, widest_ratio),
             ..self.clone()
         }
     }

@@ -10,7 +10,7 @@ use crate::step_cost::StepCost;
 pub enum WeightKind {
     /// In the process's own memory, in kernel layout.
     Resident,
-    /// In the mapped file: read when touched, and reclaimable.
+    /// In the file: lookups read the rows they need. Takes no memory of the process.
     Mapped,
 }
 
@@ -62,6 +62,9 @@ pub struct ModelShape {
     /// What a step takes, as the engine allocates it; `None` reckons it from the dimensions, for models
     /// that are planned and not served.
     pub step: Option<StepCost>,
+    /// What each thread needs to stream matrices of decoder layers: room for the largest panel of
+    /// rows, as the file has it and as served.
+    pub layer_panel_max: Bytes,
     /// Size of the model file.
     pub file_bytes: Bytes,
 }
@@ -125,6 +128,7 @@ impl ModelShape {
         }
         PlanError::check("weight bytes", self.weight_bytes().0, 0, 1 << 56)?;
         PlanError::check("layer_weight_max", self.layer_weight_max.0, 0, 1 << 56)?;
+        PlanError::check("layer_panel_max", self.layer_panel_max.0, 0, 1 << 40)?;
         self.weights
             .iter()
             .try_for_each(|line| self.check_layers(line))

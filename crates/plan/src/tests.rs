@@ -37,6 +37,7 @@ fn seven_b() -> ModelShape {
         ],
         layer_weight_max: Bytes(38_000_000),
         step: None,
+        layer_panel_max: Bytes(400_000),
         file_bytes: Bytes(4_683_074_240),
     }
 }
@@ -110,7 +111,7 @@ fn the_lines_of_a_7b_are_what_a_pencil_says() {
     let plan = plan(&model, &machine(24), &limits).unwrap();
     let expected = [
         (LineKind::WeightsResident, 4_373_446_912),
-        (LineKind::WeightsMapped, 306_553_088),
+        (LineKind::WeightsMapped, 0),
         // 2 * 3584 + 36 * 128 + 3584 + 2 * 18 944 values of 4 bytes, 22 733 quantised, 16 flat.
         (
             LineKind::Activations,
@@ -152,12 +153,12 @@ fn context_is_the_longest_that_fits_or_what_was_asked() {
     // budget in MiB, context asked for, fits, context, reason
     let cases = [
         (8192, None, true, Some(32_768), AsModel),
-        (5120, None, true, None, CappedByMemory),
-        (4600, None, false, Some(512), CappedByMemory),
+        (4830, None, true, None, CappedByMemory),
+        (4300, None, false, Some(512), CappedByMemory),
         (8192, Some(4096), true, Some(4096), AsAsked),
-        (5120, Some(4096), true, Some(4096), AsAsked),
-        (5120, Some(32_768), false, Some(32_768), AsAsked),
-        (4600, Some(100), false, Some(100), AsAsked),
+        (4830, Some(4096), true, Some(4096), AsAsked),
+        (4830, Some(32_768), false, Some(32_768), AsAsked),
+        (4300, Some(100), false, Some(100), AsAsked),
     ];
     for (mib, asked, fits, len, reason) in cases {
         let model_len = asked.map(Tokens);
@@ -771,7 +772,7 @@ fn the_table_shows_every_line_and_the_verdict() {
     let last = |plan: &Plan| plan.to_table().lines().last().unwrap().to_owned();
     assert_eq!(
         last(&fits),
-        "fits: 1 sequence of up to 32768 tokens; 3.41 GiB KV"
+        "fits: 2 sequences of up to 32768 tokens; 3.70 GiB KV"
     );
     // 512 tokens are 28 MiB: 64 such sequences are 1792 MiB.
     assert!(
@@ -783,7 +784,7 @@ fn the_table_shows_every_line_and_the_verdict() {
         "{table}"
     );
     assert!(
-        table.contains("     32768    1792.0         -         -         -         1\n"),
+        table.contains("     32768    1792.0         -         -         -         2\n"),
         "{table}"
     );
 
@@ -792,7 +793,7 @@ fn the_table_shows_every_line_and_the_verdict() {
         "Longest sequence: 512 of the model's 32 768, the least to serve, does not fit\n";
     assert!(short.to_table().contains(expected), "{short}");
     let auto = plan(&seven_b(), &machine(24), &absolute(Bytes::MIB * 5120)).unwrap();
-    let expected = "largest that fits: 7 744 of the model's 32 768, the KV pool holds no more";
+    let expected = "largest that fits: 13 088 of the model's 32 768, the KV pool holds no more";
     assert!(auto.to_table().contains(expected), "{auto}");
 
     let limits = Limits {
@@ -809,7 +810,7 @@ fn the_table_shows_every_line_and_the_verdict() {
     );
     assert_eq!(
         last(&refused),
-        "does not fit: 6.33 GiB needed, 6.00 GiB allowed, 342.9 MiB short"
+        "does not fit: 6.05 GiB needed, 6.00 GiB allowed, 50.6 MiB short"
     );
 }
 

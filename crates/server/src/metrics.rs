@@ -109,7 +109,7 @@ impl Page {
 
     fn counters(&mut self) {
         type Counter = (&'static str, &'static str, fn(&MetricsSnapshot) -> u64);
-        const COUNTERS: [Counter; 8] = [
+        const COUNTERS: [Counter; 9] = [
             (
                 "vllm:prompt_tokens_total",
                 "Prompt tokens of accepted requests.",
@@ -119,6 +119,11 @@ impl Page {
                 "vllm:generation_tokens_total",
                 "Output tokens produced.",
                 |now| now.output_tokens,
+            ),
+            (
+                "kvist_weights_streamed_bytes_total",
+                "Bytes of weights that steps read from the model file.",
+                |now| now.weights_streamed_bytes,
             ),
             (
                 "vllm:num_preemptions_total",

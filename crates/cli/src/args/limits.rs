@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use kvist_base::{Bytes, KvDtype, Tokens};
-use kvist_plan::{Limits, Machine, MemoryLimit};
+use kvist_plan::{Limits, Machine, MemoryLimit, Offload};
 
 use super::tokens::ContextLen;
 use crate::error::CliError;
@@ -32,6 +32,15 @@ pub struct MemoryArgs {
     /// How the KV cache stores values.
     #[arg(long, value_enum, value_name = "TYPE", default_value_t = KvCacheDtype::Auto)]
     pub kv_cache_dtype: KvCacheDtype,
+    /// Keep only the layers in memory that fit, and stream the others from the file in every step.
+    #[arg(long)]
+    pub offload_weights: bool,
+    /// Stream at least this much of the weights, in GiB. The name is vLLM's.
+    #[arg(long, value_name = "GIB", value_parser = parse_gib)]
+    pub cpu_offload_gb: Option<Bytes>,
+    /// Where the weights are while the model is served.
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = LoadMode::Copy)]
+    pub load: LoadMode,
     /// Compute threads [default: as many as the process may use cores].
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<u32>,
@@ -72,6 +81,27 @@ pub enum KvCacheDtype {
     F32,
 }
 
+/// Where weights are while a model is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LoadMode {
+    /// In memory, in the layout that computes fastest.
+    Copy,
+    /// In the file: every step reads all layers from it.
+    Mmap,
+}
+
+/// Gibibytes, such as 1.5.
+fn parse_gib(text: &str) -> Result<Bytes, String> {
+    let gib: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    // Beyond any address space; below it the product is exact enough and fits.
+    if !(0.0..=1e9).contains(&gib) {
+        return Err("must be between 0 and 1000000000".to_owned());
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked above
+    let bytes = (gib * Bytes::GIB.0 as f64) as u64;
+    Ok(Bytes(bytes))
+}
+
 impl KvCacheDtype {
     pub(crate) fn dtype(self) -> KvDtype {
         match self {
@@ -109,6 +139,16 @@ impl MemoryArgs {
         })
     }
 
+    fn offload(&self) -> Offload {
+        let least = self.cpu_offload_gb.filter(|bytes| *bytes > Bytes::ZERO);
+        match (self.load, least) {
+            (LoadMode::Mmap, _) => Offload::All,
+            (LoadMode::Copy, Some(least)) => Offload::AtLeast(least),
+            (LoadMode::Copy, None) if self.offload_weights => Offload::Auto,
+            (LoadMode::Copy, None) => Offload::Off,
+        }
+    }
+
     fn with_defaults(&self, machine: &Machine) -> Result<Limits, CliError> {
         let defaults = Limits::default();
         let model_len = match self.max_model_len {
@@ -119,6 +159,7 @@ impl MemoryArgs {
             memory: self.memory_limit()?.unwrap_or(defaults.memory),
             model_len,
             kv_cache: self.kv_cache_memory_bytes,
+            offload: self.offload(),
             kv_dtype: self.kv_cache_dtype.dtype(),
             threads: self.threads.unwrap_or(machine.cores),
             ..defaults

@@ -23,7 +23,7 @@ use crate::pull::Network;
 
 pub use bench::BenchArgs;
 pub use duration::After;
-pub use limits::{BatchArgs, KvCacheDtype, MemoryArgs};
+pub use limits::{BatchArgs, KvCacheDtype, LoadMode, MemoryArgs};
 pub use memory::{MemoryChange, MemoryCommandArgs};
 pub use perplexity::PerplexityArgs;
 pub use sampling::SamplingArgs;

@@ -2,7 +2,7 @@
 
 use clap::error::ErrorKind;
 use kvist_base::{Bytes, KvDtype, Tokens};
-use kvist_plan::{Limits, Machine, MemoryLimit};
+use kvist_plan::{Limits, Machine, MemoryLimit, Offload};
 
 use super::*;
 
@@ -92,6 +92,28 @@ fn kv_dtypes_go_by_several_names() {
             let limits = args.memory.limits(&args.batch, &machine()).unwrap();
             assert_eq!(limits.kv_dtype, expected, "{name}");
         }
+    }
+}
+
+#[test]
+fn weights_are_streamed_on_request() {
+    let offload = |flags: &str| {
+        let args = serve(&format!("kvist serve {flags}"));
+        args.memory.limits(&args.batch, &machine()).unwrap().offload
+    };
+    assert_eq!(offload(""), Offload::Off);
+    assert_eq!(offload("--load copy --cpu-offload-gb 0"), Offload::Off);
+    assert_eq!(offload("--offload-weights"), Offload::Auto);
+    let least = Offload::AtLeast(Bytes::MIB * 1536);
+    assert_eq!(offload("--cpu-offload-gb 1.5"), least);
+    assert_eq!(offload("--offload-weights --cpu-offload-gb 1.5"), least);
+    assert_eq!(offload("--load mmap"), Offload::All);
+    for bad in ["-1", "nan", "inf", "1e10", "x"] {
+        let flag = format!("--cpu-offload-gb={bad}");
+        assert!(
+            Cli::try_parse_from(["kvist", "serve", &flag]).is_err(),
+            "{bad}"
+        );
     }
 }
 

@@ -26,7 +26,7 @@ use crate::session;
 use crate::terminal::{print, say};
 
 use measure::{DECODE_PROMPT, Workload};
-use report::{Report, TestResult};
+use report::{Report, Streamed, TestResult};
 
 pub(crate) fn run(args: &BenchArgs, environment: &Environment) -> Result<Exit, CliError> {
     let tests = tests(args)?;
@@ -57,9 +57,16 @@ pub(crate) fn run(args: &BenchArgs, environment: &Environment) -> Result<Exit, C
         }
         results.push(TestResult::new(*test, rates));
     }
+    let metrics = handle.metrics();
+    let streamed = Streamed {
+        step: handle.info().plan.offload.bytes,
+        bytes: Bytes(metrics.weights_streamed_bytes),
+        seconds: metrics.weights_streamed_seconds,
+    };
     let report = Report {
         info: handle.info(),
         weights_read,
+        streamed,
         results: &results,
     };
     let text = if args.json {

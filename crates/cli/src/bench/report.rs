@@ -53,11 +53,39 @@ impl TestResult {
     }
 }
 
+/// What came from the file while testing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Streamed {
+    /// Bytes of each step.
+    pub(super) step: Bytes,
+    /// Bytes in all.
+    pub(super) bytes: Bytes,
+    /// Time spent reading them, summed over threads.
+    pub(super) seconds: f64,
+}
+
+impl fmt::Display for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            step,
+            bytes,
+            seconds,
+        } = self;
+        #[allow(clippy::cast_precision_loss)] // a report's second decimal
+        let rate = bytes.0 as f64 / seconds / 1e9;
+        write!(
+            f,
+            "{step} of a step from the file; {bytes} in all, {rate:.2} GB/s while reading"
+        )
+    }
+}
+
 /// All tests of a model.
 pub(super) struct Report<'a> {
     pub(super) info: &'a ModelInfo,
     /// Bytes of weights one step reads.
     pub(super) weights_read: Bytes,
+    pub(super) streamed: Streamed,
     pub(super) results: &'a [TestResult],
 }
 
@@ -102,6 +130,9 @@ impl fmt::Display for Report<'_> {
                 result.max()
             )?;
         }
+        if self.streamed.bytes > Bytes::ZERO {
+            writeln!(f, "\n{}", self.streamed)?;
+        }
         Ok(())
     }
 }
@@ -126,6 +157,9 @@ impl Report<'_> {
             "isa": self.info.isa,
             "threads": self.info.threads,
             "weight_bytes_per_step": self.weights_read.0,
+            "streamed_bytes_per_step": self.streamed.step.0,
+            "streamed_bytes": self.streamed.bytes.0,
+            "streamed_read_seconds": self.streamed.seconds,
             "results": self.results.iter().map(result).collect::<Vec<_>>(),
         })
     }
