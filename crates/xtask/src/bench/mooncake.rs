@@ -52,7 +52,9 @@ pub fn measure(binary: &Path, arguments: &Arguments) -> Measured {
         .take(arguments.requests)
         .map(|row| (row.at(shrink), row.ask(shrink)))
         .collect();
-    let ideal = ideal_hits(arrivals.iter().map(|(_, ask)| ask), plan.blocks);
+    let unit = shrink.block_len();
+    let capacity = usize::try_from(plan.blocks)? * BLOCK_SIZE / unit;
+    let ideal = ideal_hits(arrivals.iter().map(|(_, ask)| ask), (unit, capacity));
     let with = replay(&cached, &arrivals)?;
     let without = cached.serving(&["--no-prefix-caching"]);
     let without = replay(&without, &arrivals)?;
@@ -68,8 +70,8 @@ pub fn measure(binary: &Path, arguments: &Arguments) -> Measured {
         plan.blocks
     ));
     report.setup(
-        "ideal: a cache of as many blocks that computes each request at once and whole when it comes, \
-         keeps prompts and outputs, and drops the block that was used longest ago, ends before beginnings",
+        "ideal: a cache of as many tokens, in the trace's own blocks, that computes each request at once and whole \
+         when it comes, keeps prompts and outputs, and drops the block that was used longest ago, ends before beginnings",
     );
     let prompt_tokens = arrivals
         .iter()
@@ -150,16 +152,16 @@ fn replay(launch: &Launch, arrivals: &[(Duration, Ask)]) -> Result<Replayed, Box
     })
 }
 
-/// Prompt tokens an ideal cache of `capacity` blocks finds. A hit is whole blocks and ends before
-/// the last token of a prompt, which has to be computed for its logits.
-fn ideal_hits<'a>(asks: impl Iterator<Item = &'a Ask>, capacity: u64) -> u64 {
+/// Prompt tokens found by an ideal cache of `capacity` blocks of `unit` tokens: what the trace shares
+/// is whole blocks of that size. The last token of a prompt is never found: it has to be computed
+/// for its logits.
+fn ideal_hits<'a>(asks: impl Iterator<Item = &'a Ask>, (unit, capacity): (usize, usize)) -> u64 {
     let mut cache = Lru::default();
     let mut hits = 0;
     for (idx, ask) in asks.enumerate() {
-        let chain = content(ask, idx as u64);
-        let findable = (ask.prompt.len().saturating_sub(1)) / BLOCK_SIZE;
-        let found = chain[..findable].iter().take_while(|key| cache.has(**key));
-        hits += (found.count() * BLOCK_SIZE) as u64;
+        let chain = content(ask, unit, idx as u64);
+        let found = chain.iter().take_while(|key| cache.has(**key)).count();
+        hits += (found * unit).min(ask.prompt.len().saturating_sub(1)) as u64;
         // The beginning last, so that it is the last to go.
         chain.iter().rev().for_each(|key| cache.touch(*key));
         cache.shrink(capacity);
@@ -169,11 +171,11 @@ fn ideal_hits<'a>(asks: impl Iterator<Item = &'a Ask>, capacity: u64) -> u64 {
 
 /// The content of each block of a request, prompt and output; equal when all tokens up to its end
 /// are equal. Outputs, and what is behind the prompt's last whole block, nobody shares.
-fn content(ask: &Ask, idx: u64) -> Vec<u64> {
+fn content(ask: &Ask, unit: usize, idx: u64) -> Vec<u64> {
     let mut state = 0;
     let mut chain: Vec<u64> = ask
         .prompt
-        .chunks_exact(BLOCK_SIZE)
+        .chunks_exact(unit)
         .map(|block| {
             for token in block {
                 state = mix64(state ^ u64::from(*token)).wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -181,7 +183,7 @@ fn content(ask: &Ask, idx: u64) -> Vec<u64> {
             state
         })
         .collect();
-    let len = (ask.prompt.len() + ask.output_len as usize).div_ceil(BLOCK_SIZE);
+    let len = (ask.prompt.len() + ask.output_len as usize).div_ceil(unit);
     let own = (chain.len()..len).map(|block| mix64(mix64(idx + 1) ^ block as u64));
     chain.extend(own);
     chain
@@ -208,8 +210,8 @@ impl Lru {
         self.by_age.insert(self.clock, key);
     }
 
-    fn shrink(&mut self, capacity: u64) {
-        while self.by_age.len() as u64 > capacity {
+    fn shrink(&mut self, capacity: usize) {
+        while self.by_age.len() > capacity {
             if let Some((_, key)) = self.by_age.pop_first() {
                 self.used_at.remove(&key);
             }
@@ -231,15 +233,15 @@ mod tests {
         let same = ask(0..64, 16);
         let longer = ask(0..80, 16);
         let other = ask(100..164, 16);
-        let hits = |asks: &[&Ask], capacity| ideal_hits(asks.iter().copied(), capacity);
+        let hits = |asks: &[&Ask], capacity| ideal_hits(asks.iter().copied(), (16, capacity));
         assert_eq!(hits(&[&first, &other], 100), 0);
         assert_eq!(
             hits(&[&first, &same], 100),
-            48,
+            63,
             "the last token is computed"
         );
         assert_eq!(hits(&[&first, &longer], 100), 64);
-        assert_eq!(hits(&[&first, &other, &same], 100), 48);
+        assert_eq!(hits(&[&first, &other, &same], 100), 63);
         assert_eq!(
             hits(&[&first, &other, &same], 5),
             0,
@@ -254,12 +256,12 @@ mod tests {
 
     #[test]
     fn a_block_is_its_tokens_and_all_before_them() {
-        let a = content(&ask(0..48, 20), 0);
+        let a = content(&ask(0..48, 20), 16, 0);
         assert_eq!(a.len(), 5, "68 tokens");
-        let b = content(&ask((0..32).chain(90..106), 20), 1);
+        let b = content(&ask((0..32).chain(90..106), 20), 16, 1);
         assert_eq!(a[..2], b[..2]);
         assert!(a[2..].iter().all(|key| !b.contains(key)));
-        let c = content(&ask((1..17).chain(16..48), 20), 2);
+        let c = content(&ask((1..17).chain(16..48), 20), 16, 2);
         assert_ne!(a[1], c[1], "equal tokens after others");
     }
 

@@ -35,14 +35,17 @@ pub struct Arguments {
 }
 
 pub fn measure(binary: &Path, arguments: &Arguments) -> Measured {
+    // The longest request decides how small a budget can become: a pool holds at least that one.
+    let model_len = arguments.tokens / LONGEST_AT_ONCE;
     let launch = |budget: u64| {
-        let budget = budget.to_string();
-        Launch::new(binary, &arguments.model, &["--memory", &budget])
+        let (budget, model_len) = (budget.to_string(), model_len.to_string());
+        let flags = ["--memory", &budget, "--max-model-len", &model_len];
+        Launch::new(binary, &arguments.model, &flags)
     };
     let least = launch(1 << 20).plan()?;
     let pool = arguments.tokens * least.bytes_per_token;
     let half = least.base() + pool + pool / 50;
-    let (rows, factor) = azure_within(arguments.tokens / LONGEST_AT_ONCE);
+    let (rows, factor) = azure_within(model_len);
     let launch = launch(2 * half);
     let vocab_len = launch.plan()?.vocab_len;
     let service = launch.start()?;

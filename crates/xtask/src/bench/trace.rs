@@ -80,6 +80,13 @@ pub struct Shrink {
     pub vocab_len: u32,
 }
 
+impl Shrink {
+    /// Tokens a block id stands for.
+    pub fn block_len(self) -> usize {
+        (MOONCAKE_BLOCK / self.divisor).max(1) as usize
+    }
+}
+
 /// The Mooncake window.
 pub fn mooncake() -> Vec<Shared> {
     parse_mooncake(MOONCAKE).expect("the checked-in window is well-formed: a test reads it")
@@ -97,7 +104,7 @@ impl Shared {
 
     /// The request itself. Equal block ids become equal tokens.
     pub fn ask(&self, shrink: Shrink) -> Ask {
-        let block_len = (MOONCAKE_BLOCK / shrink.divisor).max(1) as usize;
+        let block_len = shrink.block_len();
         let blocks = self.hash_ids.iter();
         let mut prompt: Vec<u32> = blocks
             .flat_map(|id| tokens(*id, block_len, shrink.vocab_len))
