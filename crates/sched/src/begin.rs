@@ -72,7 +72,7 @@ impl Scheduler {
             return known + pinned <= counts.total;
         }
         let reserve = match self.config.admission {
-            Admission::Optimistic => self.config.watermark,
+            Admission::Optimistic => self.watermark(),
             Admission::Guaranteed => {
                 let ids = self.running.iter().chain([id]);
                 let longest: Blocks = ids.map(|id| self.live(id).blocks_needed(block_size)).sum();
@@ -89,6 +89,14 @@ impl Scheduler {
             .and_then(|n| n.checked_add(reserve))
             .and_then(|n| n.checked_add(pinned));
         wanted.is_some_and(|wanted| wanted <= available)
+    }
+
+    /// The configured watermark, as the share of the pool that it was at the start.
+    fn watermark(&self) -> Blocks {
+        let (share, start) = (self.config.watermark, self.config.blocks_limit);
+        let scaled = u64::from(share.0) * u64::from(self.pool.limit().0) / u64::from(start.0);
+        // A share of a pool is less than the pool.
+        Blocks(u32::try_from(scaled).expect("the watermark is smaller than the pool"))
     }
 
     /// Waiting to running, from the end of the prefix hit.

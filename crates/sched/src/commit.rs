@@ -126,7 +126,7 @@ impl Scheduler {
             }
         }
         let has_token = self.live(chunk.seq).known_len() > known_len;
-        self.charge(chunk.seq, has_token);
+        self.charge(chunk, has_token);
         self.index_computed(chunk);
         reason.map(|reason| self.finish(chunk.seq, reason))
     }
@@ -189,7 +189,7 @@ impl Scheduler {
 }
 
 /// What comes before a block of a sequence, all of it indexed.
-fn parent_at(pool: &BlockPool, sequence: &Sequence, block_idx: usize) -> Parent {
+pub(crate) fn parent_at(pool: &BlockPool, sequence: &Sequence, block_idx: usize) -> Parent {
     match block_idx.checked_sub(1) {
         None => Parent::Root(sequence.cache_root),
         Some(before) => {

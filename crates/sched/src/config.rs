@@ -36,7 +36,8 @@ pub struct SchedulerConfig {
     /// Who is let in next.
     pub fairness: Fairness,
     /// Blocks an optimistic admission leaves unpromised, so that running sequences can grow a little
-    /// before one must be preempted. Waived when nothing runs.
+    /// before one must be preempted. Waived when nothing runs. Given for a pool of `blocks_limit`;
+    /// of a pool of another size it is the same share, rounded down.
     pub watermark: Blocks,
 }
 

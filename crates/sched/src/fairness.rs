@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use kvist_base::{SeqId, Tokens};
 
 use crate::config::Fairness;
+use crate::plan::Chunk;
 use crate::scheduler::Scheduler;
 
 /// Most absent tenants whose counts are kept. Of more, those served least are forgotten: they come
@@ -93,11 +94,11 @@ impl Scheduler {
 
     /// Charges a sequence's tenant for what a step computed of its prompt the first time, and for an
     /// output token. Hits cost nothing, nor does what a preemption made the engine compute again.
-    pub(crate) fn charge(&mut self, id: SeqId, has_token: bool) {
-        let sequence = self.live_mut(id);
-        let (from, to) = (sequence.charged_len, sequence.computed_len);
-        sequence.charged_len = from.max(to);
-        let prompt = to.min(sequence.prompt_len).saturating_sub(from);
+    pub(crate) fn charge(&mut self, chunk: &Chunk, has_token: bool) {
+        let sequence = self.live_mut(chunk.seq);
+        let from = sequence.charged_len.max(chunk.start);
+        sequence.charged_len = sequence.charged_len.max(chunk.end);
+        let prompt = chunk.end.min(sequence.prompt_len).saturating_sub(from);
         let tenant = sequence.tenant;
         self.tenants
             .charge(tenant, prompt + Tokens(u32::from(has_token)));

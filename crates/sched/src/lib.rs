@@ -21,6 +21,7 @@
 //! table; evictable). See `kv` for how blocks are shared.
 
 mod begin;
+mod catch_up;
 mod commit;
 mod config;
 mod fairness;

@@ -25,7 +25,8 @@ impl Scheduler {
     /// are preempted, from the last in rank, only while the held blocks would not fit; then cached blocks
     /// are dropped, least recently used first, only while the rest would not fit; what is left
     /// beyond the limit moves to free ids below it. No block is held or cached beyond the limit
-    /// when this returns. The watermark stays as it was configured. Only between steps.
+    /// when this returns. The watermark stays the share of the pool that it
+    /// was at the start. Only between steps.
     ///
     /// # Errors
     /// The limit is zero or larger than `blocks_max`, or a live sequence could never end under it.

@@ -43,7 +43,9 @@ impl Draft {
 
 impl Scheduler {
     /// Decides the next step: running sequences in order of rank, then waiting ones in the order
-    /// of the configured fairness. Allocates the blocks the step writes to, and preempts running
+    /// of the configured fairness. A running sequence goes on from what others have computed
+    /// meanwhile; a waiting one whose next block this step computes for another waits for it, and
+    /// so do those behind. Allocates the blocks the step writes to, and preempts running
     /// sequences from the last in rank when there are not enough. Nothing waiting is let in by a
     /// step that preempted.
     ///
@@ -90,6 +92,7 @@ impl Scheduler {
             let Some((rank, id)) = self.running.first_after(after) else {
                 break;
             };
+            self.catch_up(id);
             let chunk = self.next_chunk(id, draft.tokens_left);
             if !self.try_secure(&chunk, &mut draft.preempted) {
                 // It was the last itself, so there is nobody after it.
@@ -161,6 +164,12 @@ impl Scheduler {
                 // ever.
                 break;
             };
+            if self.is_computed_by(&draft.chunks, id, &hit) {
+                // With this step it would compute the same tokens again; with a later one it shares
+                // them. Whoever computes them is in this plan, so the wait ends.
+                self.totals.held_back += 1;
+                break;
+            }
             self.begin(id, &hit, draft);
             let chunk = self.next_chunk(id, draft.tokens_left);
             let is_secured = self.try_secure(&chunk, &mut draft.preempted);

@@ -68,8 +68,14 @@ pub struct Totals {
     pub preemptions: u64,
     /// Prompt tokens looked up in the prefix cache, each sequence once.
     pub prefix_query_tokens: u64,
-    /// Of those, tokens found.
+    /// Of those, tokens found: when the sequence first began, and late hits until it first gave way
+    /// or produced a token.
     pub prefix_hit_tokens: u64,
+    /// Tokens that running sequences did not compute because others had meanwhile.
+    pub late_hit_tokens: u64,
+    /// Times a step let nobody in, or nobody more, because it computes already what the next one
+    /// would.
+    pub held_back: u64,
     /// Cached blocks overwritten with other content.
     pub evictions: u64,
     /// Times all of a sequence was cached, and its whole last block was computed again for the logits

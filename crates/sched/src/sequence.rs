@@ -48,7 +48,7 @@ pub struct SequenceView<'a> {
     /// The blocks in order: position `p` is in `block_table[p / block_size]`. Between steps an entry
     /// may be replaced by another block with the same content, so read it anew for every step.
     pub block_table: &'a [BlockId],
-    /// Tokens that were found in the prefix cache when it last began to run.
+    /// Tokens that were found in the prefix cache when it last began to run, and since.
     pub prefix_hit_len: Tokens,
     /// How often it lost its blocks.
     pub preempted_count: u32,
@@ -65,8 +65,9 @@ pub struct FinishedSequence {
     pub prompt_len: Tokens,
     /// Tokens produced.
     pub output_len: Tokens,
-    /// Prompt tokens found in the prefix cache when it *first* began to run: what a usage report
-    /// calls cached tokens. Less than `prompt_len`.
+    /// Prompt tokens found in the prefix cache when it *first* began to run, and late hits from then
+    /// until it gave way or produced a token: what a usage report calls cached tokens. Less than
+    /// `prompt_len`.
     pub prefix_hit_len: Tokens,
 }
 

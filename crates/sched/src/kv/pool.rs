@@ -215,7 +215,8 @@ impl BlockPool {
         hit
     }
 
-    fn find(&self, full: &FullBlock<'_>) -> Option<BlockId> {
+    /// The indexed block with this content.
+    pub(crate) fn find(&self, full: &FullBlock<'_>) -> Option<BlockId> {
         #[cfg(any(test, feature = "sim"))]
         if self.planted == Some(PlantedBug::TrustHashes) {
             return self.index.find_by_hash_only(full);
@@ -270,6 +271,21 @@ impl BlockPool {
             self.hold(id);
             table.push(id);
         }
+    }
+
+    /// Puts an indexed block into a table: at its end, or in place of its own block, which is not
+    /// indexed and goes back.
+    pub(crate) fn adopt(&mut self, table: &mut BlockTable, block_idx: usize, id: BlockId) {
+        assert!(self.index.contains(id));
+        self.hold(id);
+        if block_idx == table.blocks().len() {
+            table.push(id);
+            return;
+        }
+        let own = table.replace(block_idx, id);
+        assert_ne!(own, id);
+        assert!(!self.index.contains(own));
+        self.drop_hold(own);
     }
 
     /// Keeps what a hit copies and restores as it is, until `unpin` and `unpin_slots`.
@@ -353,10 +369,7 @@ impl BlockPool {
                 Indexed::Added
             }
             Found::Same(other) => {
-                assert_ne!(own, other);
-                self.hold(other);
-                let replaced = table.replace(block_idx, other);
-                self.drop_hold(replaced);
+                self.adopt(table, block_idx, other);
                 Indexed::Merged
             }
             Found::Collision => Indexed::Collided,

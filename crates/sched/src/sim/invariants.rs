@@ -28,6 +28,7 @@ impl World {
             self.check_chunk(chunk)?;
         }
         self.check_moves(plan)?;
+        self.check_computed_once(plan, before)?;
         self.check_nobody_skipped(plan, before)?;
         self.check_order(plan, before)
     }

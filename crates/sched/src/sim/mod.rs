@@ -16,6 +16,7 @@ mod invariants;
 mod model;
 mod order;
 mod pair;
+mod prefix;
 mod report;
 mod resize;
 pub(crate) mod scenario;

@@ -30,8 +30,8 @@ impl World {
     pub(super) fn charge(&mut self, chunk: &Chunk, outcome: ChunkOutcome) {
         let client = self.clients.get_mut(&chunk.seq);
         let client = client.expect("plans were checked");
-        let prompt =
-            client.charged_len.min(client.prompt_len)..chunk.end.len().min(client.prompt_len);
+        let from = client.charged_len.max(chunk.start.len());
+        let prompt = from.min(client.prompt_len)..chunk.end.len().min(client.prompt_len);
         client.charged_len = client.charged_len.max(chunk.end.len());
         let has_token = match outcome {
             ChunkOutcome::Advanced => false,

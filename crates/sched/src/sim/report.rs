@@ -77,6 +77,10 @@ counts! {
         prefix_hits,
         /// Admissions after a preemption with a prefix hit.
         prefix_hits_again,
+        /// Tokens that running sequences found because others had computed them meanwhile.
+        late_hit_tokens,
+        /// Beginnings put off because the step computed the same tokens for another.
+        held_back,
         /// Whole sequences found cached, so that a block was computed again.
         last_block_recomputes,
         /// Contents given a slot of the second tier.
@@ -199,6 +203,10 @@ pub enum Rule {
     AdmittedWhilePreempting { seq: SeqId },
     #[error("from sequence {seq} on, others were let in than should be")]
     Overtaken { seq: SeqId },
+    #[error("sequence {seq} computes a block that another has computed, or computes in this step")]
+    ComputedTwice { seq: SeqId },
+    #[error("{reused} prompt tokens were found cached, of {looked_up} looked up")]
+    BadHitCount { looked_up: u64, reused: u64 },
     #[error("slot {slot} is written twice in a step, the second time by sequence {seq}")]
     WrittenTwice { slot: usize, seq: SeqId },
     #[error("{block} cannot be spilled, restored or copied like this")]

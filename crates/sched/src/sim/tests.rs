@@ -158,6 +158,7 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
         "overtook_by_tenant",
         "guaranteed_steps",
         "preempted_though_guaranteed",
+        "late_hit_tokens",
         "spilled_by_drop",
         "restored_at_once",
         "failed_restores",

@@ -152,10 +152,18 @@ impl World {
         }
         self.check_state()?;
         let totals = self.scheduler.totals();
+        if totals.prefix_hit_tokens > totals.prefix_query_tokens {
+            return Err(Rule::BadHitCount {
+                looked_up: totals.prefix_query_tokens,
+                reused: totals.prefix_hit_tokens,
+            });
+        }
         self.report.histories += 1;
         self.report.last_block_recomputes += totals.last_block_recomputes;
         self.report.evictions += totals.evictions;
         self.report.merged_blocks += totals.merged_blocks;
+        self.report.late_hit_tokens += totals.late_hit_tokens;
+        self.report.held_back += totals.held_back;
         self.report.hash_collisions += totals.hash_collisions;
         self.report.moved_blocks += totals.moved_blocks;
         self.report.copied_blocks += totals.copied_blocks;

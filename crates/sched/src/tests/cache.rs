@@ -54,19 +54,6 @@ fn a_prompt_that_is_cached_to_its_end_computes_its_last_block_again() {
 }
 
 #[test]
-fn equal_blocks_computed_in_one_step_become_one() {
-    let mut scheduler = scheduler(config());
-    for id in 0..3 {
-        scheduler.admit(sequence(id, 0, 9)).unwrap();
-    }
-    assert_eq!(step(&mut scheduler), [(0, 0, 9), (1, 0, 9), (2, 0, 9)]);
-    for (id, last) in [(0, 2), (1, 5), (2, 8)] {
-        assert_eq!(table(&scheduler, id), [0, 1, last]);
-    }
-    assert_eq!(counts(&scheduler), (11, 5, 0));
-}
-
-#[test]
 fn another_root_shares_nothing() {
     let mut scheduler = scheduler(config());
     scheduler.admit(sequence(0, 0, 9)).unwrap();
@@ -84,18 +71,24 @@ fn another_root_shares_nothing() {
 fn a_collision_costs_a_hit_and_serves_nothing_foreign() {
     let mut scheduler = Scheduler::with_hash_mask(config(), 0).unwrap();
     scheduler.admit(sequence(0, 0, 9)).unwrap();
-    scheduler.admit(sequence(1, 1, 9)).unwrap();
     step(&mut scheduler);
+    scheduler.admit(sequence(1, 1, 9)).unwrap();
+    assert_eq!(step(&mut scheduler), [(0, 9, 10), (1, 0, 9)]);
     assert_eq!(
         scheduler.totals().hash_collisions,
-        2,
-        "each lost a block to block 0"
+        3,
+        "each lost a block to block 0, and 0 tried twice"
     );
     scheduler.admit(sequence(2, 1, 9)).unwrap();
     scheduler.admit(sequence(3, 0, 9)).unwrap();
     assert_eq!(
         step(&mut scheduler),
-        [(0, 9, 10), (1, 9, 10), (2, 0, 9), (3, 4, 9)]
+        [(0, 10, 11), (1, 9, 10), (2, 0, 9)],
+        "3 takes what 2 computes for its own"
+    );
+    assert_eq!(
+        step(&mut scheduler),
+        [(0, 11, 12), (1, 10, 11), (2, 9, 10), (3, 4, 9)]
     );
 }
 

@@ -141,3 +141,24 @@ fn a_guarantee_lets_in_only_what_fits_at_its_longest() {
     }
     assert_eq!(scheduler.totals().preemptions, 0);
 }
+
+#[test]
+fn a_tenant_does_not_pay_for_hits() {
+    let mut scheduler = scheduler(SchedulerConfig {
+        running_max: 1,
+        fairness: Fairness::Tenants,
+        ..config()
+    });
+    for (id, tenant, output_max) in [(0, 7, 1), (1, 8, 2), (2, 7, 1)] {
+        let new = NewSequence {
+            tenant,
+            output_max: Tokens(output_max),
+            ..sequence(id, 0, 9)
+        };
+        scheduler.admit(new).unwrap();
+    }
+    assert_eq!(step(&mut scheduler), [(0, 0, 9)]);
+    assert_eq!(scheduler.tenants.served(7), 10);
+    assert_eq!(step(&mut scheduler), [(1, 8, 9)]);
+    assert_eq!(scheduler.tenants.served(8), 2, "a token of each kind");
+}

@@ -7,6 +7,7 @@ mod order;
 mod partial;
 mod resize;
 mod tier;
+mod together;
 
 use kvist_base::{Blocks, FinishReason, SeqId, TokenId, Tokens};
 

@@ -230,6 +230,35 @@ fn the_watermark_is_kept_unless_nothing_runs() {
 }
 
 #[test]
+fn the_watermark_is_a_share_of_the_pool_as_it_is_now() {
+    // Two sequences of 3 blocks each; the watermark is given for a pool of 20.
+    let admitted = |watermark, resized| {
+        let mut scheduler = scheduler(SchedulerConfig {
+            blocks_limit: Blocks(20),
+            watermark: Blocks(watermark),
+            ..config()
+        });
+        scheduler.resize(Blocks(resized)).unwrap();
+        for id in 0..2 {
+            let output_max = Tokens(1);
+            let new = NewSequence {
+                output_max,
+                ..sequence(id, kind(id), 12)
+            };
+            scheduler.admit(new).unwrap();
+        }
+        step(&mut scheduler).len()
+    };
+    assert_eq!(admitted(14, 20), 2, "14 are left beside both");
+    assert_eq!(admitted(15, 20), 1);
+    assert_eq!(admitted(10, 12), 2, "6 of 12, and 6 are left");
+    assert_eq!(admitted(12, 12), 1, "7 of 12");
+    assert_eq!(admitted(2, 6), 2, "none of 6");
+    assert_eq!(admitted(18, 60), 2, "54 of 60, and 54 are left");
+    assert_eq!(admitted(19, 60), 1, "57 of 60");
+}
+
+#[test]
 fn an_abandoned_plan_is_made_again() {
     let mut scheduler = scheduler(config());
     scheduler.admit(sequence(0, 0, 6)).unwrap();
