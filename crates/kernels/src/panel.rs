@@ -144,7 +144,9 @@ pub fn pack_panel(format: QuantFormat, raw_rows: &[u8], cols: usize, out: &mut [
         "whole rows of {format}"
     );
     assert!((1..=PANEL_ROWS).contains(&rows), "{rows} rows in a panel");
-    out.fill(0);
+    if rows < PANEL_ROWS {
+        out.fill(0);
+    }
     let Some((layout, codec)) = PanelLayout::of(format).zip(quant::codec(format)) else {
         match format {
             QuantFormat::F32 => pack_floats::<4>(raw_rows, cols, out),
@@ -152,12 +154,23 @@ pub fn pack_panel(format: QuantFormat, raw_rows: &[u8], cols: usize, out: &mut [
         }
         return;
     };
+    let put_run = match layout.code_bits {
+        4 => put_run::<4>,
+        5 => put_run::<5>,
+        6 => put_run::<6>,
+        _ => put_run::<8>,
+    };
     let mut parts = Parts::ZERO;
-    for (row, raw_row) in raw_rows.chunks_exact(row_bytes).enumerate() {
-        let raw_blocks = raw_row.chunks_exact(format.block_bytes());
-        for (block, raw) in out.chunks_exact_mut(layout.bytes).zip(raw_blocks) {
-            (codec.split)(raw, &mut parts);
-            put_block(&layout, &parts, row, block);
+    // Block by block, so that what the rows share of a panel stays in the first-level cache.
+    for (index, block) in out.chunks_exact_mut(layout.bytes).enumerate() {
+        let at = index * format.block_bytes();
+        for (row, raw_row) in raw_rows.chunks_exact(row_bytes).enumerate() {
+            (codec.split)(&raw_row[at..at + format.block_bytes()], &mut parts);
+            let runs = block.chunks_exact_mut(layout.run_bytes).take(layout.runs);
+            for (run, codes) in runs.zip(parts.codes.as_chunks::<32>().0) {
+                put_run(codes, row, run);
+            }
+            put_scales(&layout, &parts, row, block);
         }
     }
 }
@@ -173,12 +186,8 @@ fn pack_floats<const BYTES: usize>(raw_rows: &[u8], cols: usize, out: &mut [u8])
     }
 }
 
-/// Writes one row's quant block into a panel block that is zero where this row's bits go.
-fn put_block(layout: &PanelLayout, parts: &Parts, row: usize, block: &mut [u8]) {
-    let runs = block.chunks_exact_mut(layout.run_bytes).take(layout.runs);
-    for (run, codes) in runs.zip(parts.codes.chunks_exact(32)) {
-        put_run(layout, codes, row, run);
-    }
+/// Writes what one row's quant block has beside its codes into a panel block.
+fn put_scales(layout: &PanelLayout, parts: &Parts, row: usize, block: &mut [u8]) {
     for sub in 0..layout.subs {
         block[layout.sub_scales_at + sub * PANEL_ROWS + row] = parts.sub_scales[sub];
         if layout.m_at.is_some() {
@@ -213,27 +222,36 @@ const fn sub_min_at(layout: &PanelLayout, sub: usize, row: usize) -> usize {
     layout.sub_mins_at + sub / 2 * 2 * PANEL_ROWS + 2 * row + sub % 2
 }
 
-/// Four codes of a row as a little-endian dword, the unit a group stores for each row.
-fn put_run(layout: &PanelLayout, codes: &[u8], row: usize, run: &mut [u8]) {
-    let (dwords, _) = run.as_chunks_mut::<4>();
+/// Writes 32 codes of a row: four of them are a little-endian dword, the unit a group stores for each
+/// row. A constant number of bits leaves shifts and masks of constants.
+fn put_run<const BITS: usize>(codes: &[u8; 32], row: usize, run: &mut [u8]) {
     let (groups, _) = codes.as_chunks::<4>();
-    if layout.code_bits == 8 {
-        for (group, codes) in groups.iter().enumerate() {
-            dwords[group * PANEL_ROWS + row] = *codes;
-        }
+    let mut stored = run.as_chunks_mut::<GROUP_BYTES>().0.iter_mut();
+    let mut put = |dword: u32| {
+        let group = stored.next().expect("a run has all its groups");
+        group.as_chunks_mut::<4>().0[row] = dword.to_le_bytes();
+    };
+    if BITS == 8 {
+        groups
+            .iter()
+            .for_each(|codes| put(u32::from_le_bytes(*codes)));
         return;
     }
-    let (mut low, mut high) = ([0u32; GROUPS / 2], [0u32; 2]);
-    for (group, codes) in groups.iter().enumerate() {
-        let codes = u32::from_le_bytes(*codes);
-        low[group / 2] |= (codes & 0x0F0F_0F0F) << (4 * (group % 2));
-        let (index, shift, mask) = high_bits(layout, group);
-        high[index] |= ((codes >> 4) & mask) << shift;
+    let mut high = [0u32; 2];
+    for (pair, codes) in groups.as_chunks::<2>().0.iter().enumerate() {
+        let [even, odd] = codes.map(u32::from_le_bytes);
+        put((even & 0x0F0F_0F0F) | (odd & 0x0F0F_0F0F) << 4);
+        let [even, odd] = [even >> 4, odd >> 4];
+        match BITS {
+            5 => high[0] |= ((even & 0x0101_0101) | (odd & 0x0101_0101) << 1) << (2 * pair),
+            6 => {
+                let bits = (even & 0x0303_0303) | (odd & 0x0303_0303) << 2;
+                high[pair / 2] |= bits << (4 * (pair % 2));
+            }
+            _ => (),
+        }
     }
-    let used = layout.code_bits - 4;
-    for (index, bits) in low.iter().chain(&high[..used]).enumerate() {
-        dwords[index * PANEL_ROWS + row] = bits.to_le_bytes();
-    }
+    high[..BITS - 4].iter().for_each(|bits| put(*bits));
 }
 
 /// The reverse of [`put_run`].
