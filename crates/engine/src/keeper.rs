@@ -151,6 +151,7 @@ pub(crate) fn charge(ledger: &mut Ledger, device: &DeviceMemory) -> Result<(), O
         LineKind::Tokenizer,
         LineKind::Threads,
         LineKind::Http,
+        LineKind::Program,
         LineKind::Margin,
     ] {
         charge_as_planned(ledger, kind)?;

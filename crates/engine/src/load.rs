@@ -57,6 +57,7 @@ impl EngineOptions {
     /// What to plan with: the limits, and the tier's size among them.
     pub fn plan_limits(&self) -> Limits {
         Limits {
+            waiting_max: u32::try_from(self.waiting_max).unwrap_or(u32::MAX),
             spill: self.tier.as_ref().map(|tier| tier.bytes),
             ..self.limits.clone()
         }

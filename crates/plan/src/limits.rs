@@ -37,6 +37,8 @@ pub struct Limits {
     pub model_len: Option<Tokens>,
     /// Most sequences that run at once.
     pub running_max: u32,
+    /// Most requests that wait beyond those that run.
+    pub waiting_max: u32,
     /// Most tokens one step computes.
     pub step_tokens_max: Tokens,
     /// Tokens of a KV block.
@@ -59,6 +61,7 @@ impl Default for Limits {
             memory: MemoryLimit::Fraction(0.9),
             model_len: None,
             running_max: 64,
+            waiting_max: 256,
             step_tokens_max: Tokens(512),
             block_size: Tokens(16),
             kv_dtype: KvDtype::default(),
@@ -75,6 +78,7 @@ impl Limits {
     pub(crate) fn check(&self, model: &ModelShape) -> Result<(), PlanError> {
         let counts = [
             ("max_num_seqs", self.running_max.into(), 1 << 16),
+            ("max_waiting", u64::from(self.waiting_max) + 1, 1 << 20),
             (
                 "max_num_batched_tokens",
                 self.step_tokens_max.0.into(),

@@ -120,9 +120,10 @@ fn the_lines_of_a_7b_are_what_a_pencil_says() {
         (LineKind::Logits, 64 * 152_064 * 4),
         (LineKind::Sampler, 152_064 * 20),
         (LineKind::Tokenizer, 152_064 * 152),
-        (LineKind::Threads, 2 * 1_114_112),
-        (LineKind::Http, (4 << 20) + 64 * 65_536),
-        (LineKind::Margin, (24 << 20) + 4_373_446_912 / 200),
+        (LineKind::Threads, 2 * 65_536),
+        (LineKind::Http, (1 << 20) + (64 + 256) * 24_576),
+        (LineKind::Program, 9 << 20),
+        (LineKind::Margin, (2 << 20) + 4_373_446_912 / 1000),
     ];
     for (kind, bytes) in expected {
         assert_eq!(bytes_of(&plan, kind), Bytes(bytes), "{kind:?}");
@@ -495,6 +496,7 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
         ..seven_b()
     };
     let limits = Limits {
+        waiting_max: 256,
         running_max: small(512),
         step_tokens_max: Tokens(small(4096)),
         block_size: Tokens(small(64)),
@@ -772,7 +774,7 @@ fn the_table_shows_every_line_and_the_verdict() {
     let last = |plan: &Plan| plan.to_table().lines().last().unwrap().to_owned();
     assert_eq!(
         last(&fits),
-        "fits: 2 sequences of up to 32768 tokens; 3.70 GiB KV"
+        "fits: 2 sequences of up to 32768 tokens; 3.73 GiB KV"
     );
     // 512 tokens are 28 MiB: 64 such sequences are 1792 MiB.
     assert!(
@@ -793,7 +795,7 @@ fn the_table_shows_every_line_and_the_verdict() {
         "Longest sequence: 512 of the model's 32 768, the least to serve, does not fit\n";
     assert!(short.to_table().contains(expected), "{short}");
     let auto = plan(&seven_b(), &machine(24), &absolute(Bytes::MIB * 5120)).unwrap();
-    let expected = "largest that fits: 13 088 of the model's 32 768, the KV pool holds no more";
+    let expected = "largest that fits: 13 632 of the model's 32 768, the KV pool holds no more";
     assert!(auto.to_table().contains(expected), "{auto}");
 
     let limits = Limits {

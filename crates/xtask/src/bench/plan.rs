@@ -77,7 +77,14 @@ fn launch<'a>(binary: &'a Path, model: &'a Path, budget: u64) -> Launch<'a> {
     Launch::new(
         binary,
         model,
-        &["--memory", &budget, "--max-num-seqs", &running],
+        &[
+            "--memory",
+            &budget,
+            "--max-num-seqs",
+            &running,
+            "--max-waiting",
+            "1",
+        ],
     )
 }
 

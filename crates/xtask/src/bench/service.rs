@@ -145,7 +145,7 @@ impl Plan {
         };
         Ok(Self {
             total: number("/plan/total")?,
-            mapped: sum("weights_mapped"),
+            mapped: sum("weights_mapped") + sum("program"),
             kv_pool: sum("kv_pool"),
             kv_tables: sum("kv_tables"),
             budget: number("/plan/budget")?,
