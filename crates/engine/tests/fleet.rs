@@ -291,7 +291,7 @@ fn models_that_cannot_be_served_are_refused_before_any_is_loaded() {
     let error = Fleet::plan(twice, &machine(), &within(Bytes::GIB)).unwrap_err();
     assert!(matches!(error, FleetPlanError::NameTaken { name } if name == "llama3"));
 
-    let error = files.fleet(Bytes::MIB * 30).unwrap_err();
+    let error = files.fleet(Bytes::MIB * 12).unwrap_err();
     assert!(matches!(error, FleetPlanError::DoesNotFit { model, .. } if model == "llama3"));
 
     let mut missing = files.models();
