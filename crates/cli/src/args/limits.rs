@@ -36,10 +36,11 @@ pub struct MemoryArgs {
     #[arg(long)]
     pub offload_weights: bool,
     /// Stream at least this much of the weights, in GiB. The name is vLLM's.
-    #[arg(long, value_name = "GIB", value_parser = parse_gib)]
+    #[arg(long, value_name = "GIB", value_parser = parse_gib, hide_short_help = true)]
     pub cpu_offload_gb: Option<Bytes>,
     /// Where the weights are while the model is served.
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = LoadMode::Copy)]
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = LoadMode::Copy,
+          hide_short_help = true)]
     pub load: LoadMode,
     /// Compute threads [default: as many as the process may use cores].
     #[arg(long, value_name = "COUNT")]
