@@ -24,6 +24,9 @@ const TOKENIZER_ENTRY_BYTES: u64 = 152;
 const WORKER_BYTES: u64 = 64 << 10;
 /// A client's connection, request and output waiting to be sent.
 const CLIENT_BYTES: u64 = 24 << 10;
+/// Connections there is room for whatever the limits: those who are refused, or ask for nothing,
+/// are connected all the same.
+const CLIENTS_MIN: u64 = 256;
 /// Listener, runtime and metrics, whatever the load.
 const HTTP_BASE_BYTES: u64 = 1 << 20;
 /// The program's own pages as touched: 8 MiB of code and constants under full load. They belong to its
@@ -208,7 +211,7 @@ pub(crate) fn margin_of(resident: Bytes) -> Bytes {
 /// The lines that follow from limits and shape alone, and from how much is `resident`.
 pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -> Vec<PlanLine> {
     let running = u64::from(limits.running_max);
-    let clients = running + u64::from(limits.waiting_max);
+    let clients = (running + u64::from(limits.waiting_max)).max(CLIENTS_MIN);
     let vocab = u64::from(model.vocab_len);
     let threads = u64::from(limits.threads);
     let step_tokens = limits.step_tokens_max;

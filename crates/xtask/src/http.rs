@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 /// A long prompt on a slow machine takes minutes.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1800);
 /// Lines of a head and sizes of chunks are read up to this: what is longer is not HTTP.
 const LINE_BYTES_MAX: u64 = 16 << 10;
 

@@ -69,6 +69,8 @@ struct Overloaded {
     idle_limit: u64,
     idle_rss: u64,
     free: u64,
+    /// Blocks of the server's pool.
+    total: u64,
     metrics: Metrics,
     cgroup: Option<CgroupCounts>,
 }
@@ -114,7 +116,8 @@ fn overload(
     let idle_since = Instant::now();
     let given_back = await_rss(service.pid(), idle_limit, GIVE_BACK);
     let rest = GIVE_BACK.saturating_sub(idle_since.elapsed());
-    let free = service.await_free(plan.blocks, rest)?;
+    let total = service.blocks_total()?;
+    let free = service.await_free(total, rest)?;
     let series = service.take_series();
     Ok(Overloaded {
         idle_rss: super::memory::ProcessMemory::of(service.pid())?.rss,
@@ -129,6 +132,7 @@ fn overload(
         given_back,
         idle_limit,
         free,
+        total,
     })
 }
 
@@ -218,8 +222,8 @@ fn judge(report: &mut Report, budget: &str, run: &Overloaded) {
     );
     report.promise(
         format!("{budget}: free blocks when idle"),
-        (format!("{}, all of them", run.plan.blocks), run.free),
-        run.free == run.plan.blocks,
+        (format!("{}, all of them", run.total), run.free),
+        run.free == run.total,
     );
     if let Some(counts) = run.cgroup {
         report.promise(

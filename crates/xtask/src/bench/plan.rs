@@ -29,7 +29,7 @@ pub struct Arguments {
     /// Model files
     #[arg(required = true)]
     models: Vec<PathBuf>,
-    /// Tokens of the largest KV pool; the others are a half and a quarter [default: about a minute
+    /// Tokens of the largest KV pool; the others are a half and three quarters [default: about a minute
     /// of computing]
     #[arg(long)]
     tokens: Option<u64>,
@@ -60,8 +60,8 @@ pub fn measure(binary: &Path, arguments: &Arguments) -> Measured {
         let most = arguments
             .tokens
             .unwrap_or(MINUTE / least.weight_bytes.max(1));
-        for divisor in [4, 2, 1] {
-            let pool = (most / divisor).max(2 * RUNNING * BLOCK_SIZE) * least.bytes_per_token;
+        for quarters in [2, 3, 4] {
+            let pool = (most / 4 * quarters).max(2 * RUNNING * BLOCK_SIZE) * least.bytes_per_token;
             // One part in a hundred more for what describes the pool.
             let budget = least.base() + pool + pool / 100;
             let filled = fill(&launch(binary, model, budget))?;

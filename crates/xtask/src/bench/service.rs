@@ -292,6 +292,12 @@ impl Metrics {
         self.count("kvist_kv_blocks", &format!("state=\"{state}\""))
     }
 
+    /// All KV blocks of the pool.
+    pub fn blocks_total(&self) -> Result<u64, Box<dyn Error>> {
+        let states = ["free", "held", "cached"];
+        states.into_iter().map(|state| self.blocks(state)).sum()
+    }
+
     /// A whole number.
     pub fn count(&self, name: &str, label: &str) -> Result<u64, Box<dyn Error>> {
         let value = self.get(name, label)?;
