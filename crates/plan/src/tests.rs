@@ -807,7 +807,7 @@ fn the_table_shows_every_line_and_the_verdict() {
     let expected = "Most goes to weights Q4_K (3.07 GiB). Any one of these is enough:\n  - ";
     assert!(text.contains(expected), "{text}");
     assert!(
-        text.contains("--max-model-len 31808\n") && text.contains("--kv-cache-dtype q8_0\n"),
+        text.contains("--max-model-len 32352\n") && text.contains("--kv-cache-dtype q8_0\n"),
         "{text}"
     );
     assert_eq!(

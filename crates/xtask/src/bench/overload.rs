@@ -116,7 +116,7 @@ fn overload(
     let idle_since = Instant::now();
     let given_back = await_rss(service.pid(), idle_limit, GIVE_BACK);
     let rest = GIVE_BACK.saturating_sub(idle_since.elapsed());
-    let total = service.blocks_total()?;
+    let total = service.metrics()?.blocks_total()?;
     let free = service.await_free(total, rest)?;
     let series = service.take_series();
     Ok(Overloaded {
