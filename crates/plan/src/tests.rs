@@ -812,7 +812,7 @@ fn the_table_shows_every_line_and_the_verdict() {
     );
     assert_eq!(
         last(&refused),
-        "does not fit: 6.05 GiB needed, 6.00 GiB allowed, 50.6 MiB short"
+        "does not fit: 6.02 GiB needed, 6.00 GiB allowed, 20.4 MiB short"
     );
 }
 

@@ -77,14 +77,7 @@ fn launch<'a>(binary: &'a Path, model: &'a Path, budget: u64) -> Launch<'a> {
     Launch::new(
         binary,
         model,
-        &[
-            "--memory",
-            &budget,
-            "--max-num-seqs",
-            &running,
-            "--max-waiting",
-            "1",
-        ],
+        &["--memory", &budget, "--max-num-seqs", &running],
     )
 }
 
