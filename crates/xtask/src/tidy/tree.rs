@@ -71,10 +71,12 @@ impl Tree {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = format!("{prefix}{name}");
+            if SKIPPED.contains(&name.as_str()) {
+                // In a linked work tree `.git` is a file.
+                continue;
+            }
             if entry.file_type()?.is_dir() {
-                if !SKIPPED.contains(&name.as_str()) {
-                    self.read_dir(&entry.path(), &format!("{path}/"))?;
-                }
+                self.read_dir(&entry.path(), &format!("{path}/"))?;
             } else if let Ok(text) = String::from_utf8(fs::read(entry.path())?) {
                 self.files.push(File::new(&path, &text));
             }
