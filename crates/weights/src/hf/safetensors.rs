@@ -11,14 +11,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::error::HfError;
+use super::json::{io_error, open_regular};
 use crate::limits::{
     DIMS_MAX, FILE_BYTES_MAX, NAME_BYTES_MAX, SAFETENSORS_HEADER_MAX, TENSORS_MAX,
 };
@@ -97,19 +97,7 @@ impl<'de> Deserialize<'de> for RawHeader {
 
 /// Reads the header of the file at `path`.
 pub(super) fn read_header(path: &Path) -> Result<Header, HfError> {
-    let io = |action| {
-        move |source| HfError::Io {
-            path: path.to_owned(),
-            action,
-            source,
-        }
-    };
-    let metadata = fs::metadata(path).map_err(io("open"))?;
-    if !metadata.is_file() {
-        return Err(io("open")(io::Error::other("not a regular file")));
-    }
-    let mut file = File::open(path).map_err(io("open"))?;
-    let given = metadata.len();
+    let (mut file, given) = open_regular(path)?;
     let truncated = |what, needed| HfError::Truncated {
         path: path.to_owned(),
         what,
@@ -120,7 +108,8 @@ pub(super) fn read_header(path: &Path) -> Result<Header, HfError> {
         return Err(truncated("the length of the header", LENGTH_BYTES));
     }
     let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(io("read"))?;
+    file.read_exact(&mut length)
+        .map_err(io_error(path, "read"))?;
     let length = u64::from_le_bytes(length);
     if length > SAFETENSORS_HEADER_MAX {
         return Err(HfError::TooLarge {
@@ -136,7 +125,7 @@ pub(super) fn read_header(path: &Path) -> Result<Header, HfError> {
     let mut header = Vec::new();
     file.take(length)
         .read_to_end(&mut header)
-        .map_err(io("read"))?;
+        .map_err(io_error(path, "read"))?;
     let tensors = parse_header(path, &header)?;
     let data: u64 = tensors.iter().map(|tensor| tensor.bytes).sum();
     let is_complete = data <= given - LENGTH_BYTES - length;
