@@ -32,6 +32,7 @@ pub(crate) fn run(args: &ChatArgs, environment: &Environment) -> Result<Exit, Cl
     let limits = args.memory.limits_for_one(&machine)?;
     let options = EngineOptions {
         limits,
+        isa: args.compute.isa(environment)?,
         ..EngineOptions::default()
     };
     let engine = session::load(&path, &machine, &options)?;

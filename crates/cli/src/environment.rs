@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub struct Environment {
     /// `KVIST_CACHE_DIR`: holds everything kvist downloads, hub files included.
     pub kvist_cache_dir: Option<PathBuf>,
+    /// `KVIST_ISA`: the instruction tier, where no flag names one.
+    pub kvist_isa: Option<String>,
     /// `XDG_CACHE_HOME`.
     pub xdg_cache_home: Option<PathBuf>,
     /// `HOME`.
@@ -33,6 +35,7 @@ impl Environment {
         let text = |name: &str| var(name).and_then(|value| value.into_string().ok());
         Self {
             kvist_cache_dir: var("KVIST_CACHE_DIR").map(PathBuf::from),
+            kvist_isa: var("KVIST_ISA").map(|name| name.to_string_lossy().into_owned()),
             // The XDG specification says that a relative path here is to be ignored.
             xdg_cache_home: var("XDG_CACHE_HOME")
                 .map(PathBuf::from)
@@ -51,6 +54,7 @@ impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Environment")
             .field("kvist_cache_dir", &self.kvist_cache_dir)
+            .field("kvist_isa", &self.kvist_isa)
             .field("xdg_cache_home", &self.xdg_cache_home)
             .field("home", &self.home)
             .field("hf_home", &self.hf_home)

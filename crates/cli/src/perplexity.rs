@@ -42,7 +42,7 @@ pub(crate) fn run(args: &PerplexityArgs, environment: &Environment) -> Result<Ex
             threads,
             window,
             kv_dtype: args.kv_cache_dtype.dtype(),
-            isa: None,
+            isa: args.compute.isa(environment)?,
         },
     )?;
     let tokens = scorer.tokenize(&text)?;

@@ -24,6 +24,7 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Cli
     let limits = args.memory.limits_for_one(&machine)?;
     let options = EngineOptions {
         limits,
+        isa: args.compute.isa(environment)?,
         ..EngineOptions::default()
     };
     let engine = session::load(&path, &machine, &options)?;

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
     // Before the model is loaded: a port in use is known at once, and nobody else can take it.
     let listener = listen(&addresses, args)?;
     let models = models(args, environment)?;
-    let backend = Backend::load(args, &models)?;
+    let backend = Backend::load(args, &models, environment)?;
     let config = ServerConfig {
         served_names: models[0].names.clone(),
         api_keys,
@@ -71,7 +71,11 @@ enum Backend {
 
 impl Backend {
     /// Shows the plans, then loads what they promise.
-    fn load(args: &ServeArgs, models: &[FleetModel]) -> Result<Self, CliError> {
+    fn load(
+        args: &ServeArgs,
+        models: &[FleetModel],
+        environment: &Environment,
+    ) -> Result<Self, CliError> {
         let machine = session::machine()?;
         let options = EngineOptions {
             limits: args.memory.limits(&args.batch, &machine)?,
@@ -81,6 +85,7 @@ impl Backend {
             admission: args.admission.admission(),
             fairness: args.fair_share.fairness(),
             tier: args.tier(),
+            isa: args.compute.isa(environment)?,
             ..EngineOptions::default()
         };
         match models {

@@ -264,7 +264,7 @@ fn quantise32(isa: Isa, values: &[f32], blocks: &mut [ActBlock32]) {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => x86::quantise32(isa, values, blocks),
+        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => x86::quantise32(isa, values, blocks),
     }
 }
 
@@ -277,7 +277,7 @@ fn quantise256(isa: Isa, values: &[f32], blocks: &mut [ActBlock256]) {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => x86::quantise256(isa, values, blocks),
+        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => x86::quantise256(isa, values, blocks),
     }
 }
 

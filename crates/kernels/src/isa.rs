@@ -1,18 +1,47 @@
 //! Which instructions this CPU has, as a value.
 
+use std::error::Error;
 use std::fmt;
 
-/// An instruction tier. A value other than [`Isa::SCALAR`] exists only if [`Isa::detect`] saw
+/// An instruction tier. A value other than [`Isa::SCALAR`] exists only if [`Isa::available`] saw
 /// the CPU's support for it, so holding one is the proof that its kernels may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Tier);
 
+/// The tiers, slowest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tier {
     Scalar,
+    /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// And AVX-VNNI.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// Those of [`Tier::Avx2`], and AVX-512 F, BW, DQ, VL and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
+
+/// A tier this CPU does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsaError {
+    /// The name asked for.
+    pub given: String,
+}
+
+impl fmt::Display for IsaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        let (given, names) = (&self.given, names.join(", "));
+        write!(
+            f,
+            "no instruction tier {given:?} on this CPU; it has {names}"
+        )
+    }
+}
+
+impl Error for IsaError {}
 
 impl Isa {
     /// Plain Rust: slow, portable, the reference for every other tier.
@@ -23,21 +52,34 @@ impl Isa {
         Self::available().last().copied().unwrap_or(Self::SCALAR)
     }
 
+    /// The tier of that name.
+    ///
+    /// # Errors
+    /// When this CPU has no such tier; the message lists those it has.
+    pub fn named(name: &str) -> Result<Self, IsaError> {
+        let given = || IsaError {
+            given: name.to_owned(),
+        };
+        let mut tiers = Self::available().into_iter();
+        tiers.find(|isa| isa.name() == name).ok_or_else(given)
+    }
+
     /// Every tier this CPU has, slowest first; tests run each kernel on all of them.
     pub fn available() -> Vec<Self> {
         let mut tiers = vec![Self::SCALAR];
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2")
-            && std::arch::is_x86_feature_detected!("fma")
-            && std::arch::is_x86_feature_detected!("f16c")
-        {
-            tiers.push(Self(Tier::Avx2));
-        }
+        tiers.extend(x86_tiers());
         tiers
     }
 
     pub(crate) const fn tier(self) -> Tier {
         self.0
+    }
+
+    /// Whether the CPU was seen to have AVX2, FMA and F16C.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) const fn has_avx2(self) -> bool {
+        matches!(self.0, Tier::Avx2 | Tier::AvxVnni | Tier::Avx512)
     }
 
     /// The name reports use.
@@ -46,12 +88,55 @@ impl Isa {
             Tier::Scalar => "scalar",
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Tier::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
+            Tier::Avx512 => "avx512",
         }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn x86_tiers() -> Vec<Isa> {
+    use std::arch::is_x86_feature_detected as has;
+    let mut tiers = Vec::new();
+    if !(has!("avx2") && has!("fma") && has!("f16c")) {
+        return tiers;
+    }
+    tiers.push(Isa(Tier::Avx2));
+    if has!("avxvnni") {
+        tiers.push(Isa(Tier::AvxVnni));
+    }
+    let foundation = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
+    if foundation && has!("avx512vnni") {
+        tiers.push(Isa(Tier::Avx512));
+    }
+    tiers
 }
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tier_goes_by_its_name() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::named(isa.name()), Ok(isa));
+        }
+        assert_eq!(Isa::available()[0], Isa::SCALAR);
+        assert_eq!(Isa::available().last(), Some(&Isa::detect()));
+    }
+
+    #[test]
+    fn a_name_this_cpu_does_not_have_is_refused_with_those_it_has() {
+        let error = Isa::named("amx").map_err(|error| error.to_string());
+        let has_scalar = |text: &String| text.contains("\"amx\"") && text.contains("has scalar");
+        assert!(error.is_err_and(|text| has_scalar(&text)));
     }
 }

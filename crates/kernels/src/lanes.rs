@@ -48,7 +48,7 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa.tier() {
         Tier::Scalar => kernel.run(Plain),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => crate::arch::x86_f32::run(isa, kernel),
+        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => crate::arch::x86_f32::run(isa, kernel),
     }
 }
 

@@ -28,7 +28,7 @@ pub use attention::{
     AttentionBatch, AttentionLimits, AttentionScratch, HEAD_DIM_MAX, KvLayout, KvToken, KvView,
     SequenceSpan, kv_write, paged_attention,
 };
-pub use isa::Isa;
+pub use isa::{Isa, IsaError};
 pub use matmul::{Epilogue, FedProduct, PanelFeed, Product, matmul, matmul_fed};
 pub use norm::rms_norm;
 pub use panel::{PANEL_ROWS, PanelMatrix, pack_panel, packed_bytes, panel_bytes};

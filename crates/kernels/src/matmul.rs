@@ -167,7 +167,9 @@ fn multiply_part(
     match isa.tier() {
         Tier::Scalar => scalar::multiply_panel(panel, tokens, results),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 => x86::multiply_panel(isa, panel, tokens, results),
+        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => {
+            x86::multiply_panel(isa, panel, tokens, results)
+        }
     }
     let columns = offset..tile.columns().min(offset + PANEL_ROWS);
     let first = tile.first_column() + offset;

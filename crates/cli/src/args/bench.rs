@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{MemoryArgs, ModelArgs};
+use super::{ComputeArgs, MemoryArgs, ModelArgs};
 
 /// Measure how fast a model runs on this machine.
 #[derive(Args, Debug)]
@@ -39,4 +39,7 @@ pub struct BenchArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub memory: MemoryArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: ComputeArgs,
 }

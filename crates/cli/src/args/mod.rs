@@ -2,6 +2,7 @@
 //! the values go to.
 
 mod bench;
+mod compute;
 mod duration;
 mod limits;
 mod memory;
@@ -22,6 +23,7 @@ use crate::exit::Exit;
 use crate::pull::Network;
 
 pub use bench::BenchArgs;
+pub use compute::ComputeArgs;
 pub use duration::After;
 pub use limits::{BatchArgs, KvCacheDtype, LoadMode, MemoryArgs};
 pub use memory::{MemoryChange, MemoryCommandArgs};
@@ -196,6 +198,9 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub memory: MemoryArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: ComputeArgs,
 }
 
 /// Talk with a model in the terminal.
@@ -222,6 +227,9 @@ pub struct ChatArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub memory: MemoryArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: ComputeArgs,
 }
 
 /// Show where every byte would go, from the file's header alone.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::ModelArgs;
 use super::limits::KvCacheDtype;
+use super::{ComputeArgs, ModelArgs};
 
 /// Measure how well a model predicts a text: lower is better.
 #[derive(Args, Debug)]
@@ -32,6 +32,9 @@ pub struct PerplexityArgs {
     /// Compute threads [default: as many as the process may use cores].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub threads: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub compute: ComputeArgs,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

@@ -2,9 +2,11 @@
 
 use clap::error::ErrorKind;
 use kvist_base::{Bytes, KvDtype, Tokens};
+use kvist_engine::Isa;
 use kvist_plan::{Limits, Machine, MemoryLimit, Offload};
 
 use super::*;
+use crate::environment::Environment;
 
 fn parse(line: &str) -> Result<Command, clap::Error> {
     Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
@@ -269,4 +271,26 @@ fn keys_are_not_in_debug_output() {
     let args = serve("kvist serve --api-key hunter2 --api-key other");
     assert_eq!(args.keys.api_key, ["hunter2", "other"]);
     assert!(!format!("{args:?}").contains("hunter2"));
+}
+
+#[test]
+fn the_flag_names_the_tier_before_the_environment() {
+    let environment = |name: &str| Environment {
+        kvist_isa: Some(name.to_owned()),
+        ..Environment::default()
+    };
+    let plain = serve("kvist serve").compute;
+    let scalar = serve("kvist serve --isa scalar").compute;
+    let best = Isa::detect();
+    assert_eq!(plain.isa(&Environment::default()).unwrap(), None);
+    assert_eq!(plain.isa(&environment(best.name())).unwrap(), Some(best));
+    let isa = scalar.isa(&environment(best.name())).unwrap();
+    assert_eq!(isa, Some(Isa::SCALAR));
+    let error = plain.isa(&environment("mmx")).unwrap_err().to_string();
+    assert!(
+        error.contains("KVIST_ISA") && error.contains("scalar"),
+        "{error}"
+    );
+    let error = parse("kvist bench --isa mmx").unwrap_err().to_string();
+    assert!(error.contains("mmx") && error.contains("scalar"), "{error}");
 }

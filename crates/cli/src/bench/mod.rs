@@ -37,6 +37,7 @@ pub(crate) fn run(args: &BenchArgs, environment: &Environment) -> Result<Exit, C
     let options = EngineOptions {
         limits,
         prefix_caching: false,
+        isa: args.compute.isa(environment)?,
         ..EngineOptions::default()
     };
     let engine = session::load(&path, &machine, &options)?;

@@ -9,13 +9,12 @@ use std::arch::x86_64::{
 };
 
 use crate::Isa;
-use crate::isa::Tier;
 use crate::lanes::{Kernel, Lanes};
 
 /// Runs a kernel compiled with this tier's instructions.
 pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
-    assert!(isa.tier() == Tier::Avx2, "the tier was detected");
-    // SAFETY: an `Isa` of this tier exists only if `Isa::detect` saw AVX2, FMA and F16C.
+    assert!(isa.has_avx2(), "the tier was detected");
+    // SAFETY: `Isa::available` saw AVX2, FMA and F16C, asserted above.
     unsafe { enter(kernel) }
 }
 

@@ -16,7 +16,7 @@ mod tile8;
 use kvist_base::QuantFormat;
 
 use crate::acts::{ActBlock32, ActBlock256, ActRows};
-use crate::isa::{Isa, Tier};
+use crate::isa::Isa;
 use crate::matmul::{Panel, PanelOut};
 use crate::panel::PANEL_ROWS;
 use format::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
@@ -29,7 +29,7 @@ const SLICE_WEIGHTS: usize = 1024;
 /// The duty of calling AVX2 code is met by whoever holds this tier's [`Isa`].
 fn assert_avx2(isa: Isa) {
     assert!(
-        matches!(isa.tier(), Tier::Avx2),
+        isa.has_avx2(),
         "the CPU was seen to have AVX2, FMA and F16C"
     );
 }
