@@ -168,7 +168,7 @@ fn multiply_part(
         Tier::Scalar => scalar::multiply_panel(panel, tokens, results),
         #[cfg(target_arch = "x86_64")]
         Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => {
-            x86::multiply_panel(isa, panel, tokens, results)
+            x86::multiply_panel(isa, panel, tokens, results);
         }
     }
     let columns = offset..tile.columns().min(offset + PANEL_ROWS);
