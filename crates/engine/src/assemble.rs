@@ -46,6 +46,7 @@ impl Loaded {
             block_size,
             running_max,
             step_tokens_max,
+            draft_max,
             threads,
             ..
         } = options.limits;
@@ -57,6 +58,7 @@ impl Loaded {
             block_size,
             tokens_max: step_tokens_max.len(),
             sequences_max: running_max,
+            logit_rows_max: running_max + draft_max.len(),
             tables_max: tables_max(plan, running_max, block_size),
         };
         let blocks_max = at_most(plan.kv.blocks_max, options.kv_blocks_max);
@@ -75,6 +77,7 @@ impl Loaded {
         let shape = StepShape {
             tokens_max: batch.tokens_max,
             sequences_max: batch.sequences_max,
+            logit_rows_max: batch.logit_rows_max,
             tables_max: batch.tables_max,
         };
         let model = kvist_model::load(file, &mut device, shape, &placement(plan))?;
@@ -170,6 +173,7 @@ fn scheduler(
         waiting_max: running_max + options.waiting_max,
         step_tokens_max: options.limits.step_tokens_max,
         chunk_max: options.chunk_max,
+        draft_max: options.limits.draft_max,
         model_len_max: plan.model_len,
         prefix_caching: options.prefix_caching,
         partial_hits: options.prefix_caching,

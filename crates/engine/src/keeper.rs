@@ -151,6 +151,7 @@ pub(crate) fn charge(ledger: &mut Ledger, device: &DeviceMemory) -> Result<(), O
         LineKind::Tokenizer,
         LineKind::Threads,
         LineKind::Http,
+        LineKind::Drafts,
         LineKind::Program,
         LineKind::Margin,
     ] {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kvist_base::{FinishReason, TokenId, Tokens};
-use kvist_sample::{Sampled, SamplerState, SamplingParams, TokenLogprob};
-use kvist_sched::{ChunkOutcome, FinishedSequence, NewSequence};
+use kvist_sample::{SampleFault, Sampled, Sampler, SamplerState, SamplingParams, TokenLogprob};
+use kvist_sched::{ChunkEnd, ChunkOutcome, FinishedSequence, NewSequence};
 use kvist_text::{DetokenizeOptions, Detokenizer, StopMatcher, Tokenizer};
 
 use crate::emit::{Delta, Emitter, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
@@ -73,9 +73,41 @@ impl Live {
         self.emitter.is_abandoned()
     }
 
+    /// Draws a token from the first row, and from the next one for as long as the token drawn is the
+    /// next of the draft: the tokens are those that one row a step would give. `rows` are those of the
+    /// last known token and of each token of the draft.
+    ///
+    /// A row that is not finite ends the sequence; its fault is returned too.
+    pub(crate) fn draw<'a>(
+        &mut self,
+        rows: &mut impl Iterator<Item = &'a [f32]>,
+        draft: &[TokenId],
+        (sampler, tokenizer): (&mut Sampler, &dyn Tokenizer),
+    ) -> (ChunkOutcome, Option<SampleFault>) {
+        let mut accepted = Tokens::ZERO;
+        loop {
+            let row = rows.next().expect("the batch asked for these rows");
+            let end = match sampler.draw(row, &self.sampling, &mut self.state) {
+                Ok(sampled) => self.take(sampled, tokenizer),
+                Err(fault) => {
+                    let end = ChunkEnd::Finished {
+                        token: None,
+                        reason: FinishReason::Cancelled,
+                    };
+                    return (ChunkOutcome { accepted, end }, Some(fault));
+                }
+            };
+            let next = draft.get(accepted.len()).copied();
+            match end {
+                ChunkEnd::Sampled(token) if next == Some(token) => accepted += Tokens(1),
+                _ => return (ChunkOutcome { accepted, end }, None),
+            }
+        }
+    }
+
     /// Takes in a sampled token: tells the client what became certain and decides whether the
     /// sequence ends here. End tokens count as output but have no text.
-    pub(crate) fn take(&mut self, sampled: Sampled, tokenizer: &dyn Tokenizer) -> ChunkOutcome {
+    pub(crate) fn take(&mut self, sampled: Sampled, tokenizer: &dyn Tokenizer) -> ChunkEnd {
         let Sampled {
             token,
             logprob,
@@ -93,7 +125,7 @@ impl Live {
             if !tokenizer.is_end(token) {
                 self.stopped_by = Some(StoppedBy::Token(token));
             }
-            ChunkOutcome::Finished {
+            ChunkEnd::Finished {
                 token: Some(token),
                 reason: FinishReason::Stop,
             }
@@ -104,25 +136,29 @@ impl Live {
             match verdict.matched {
                 Some(idx) => {
                     self.stopped_by = self.stop_texts.get(idx).cloned().map(StoppedBy::Text);
-                    ChunkOutcome::Finished {
+                    ChunkEnd::Finished {
                         token: Some(token),
                         reason: FinishReason::Stop,
                     }
                 }
-                None => ChunkOutcome::Sampled(token),
+                None => ChunkEnd::Sampled(token),
             }
         };
         self.emitter.emit(StreamEvent::Delta(delta));
         outcome
     }
 
-    /// Records the times of a token.
-    pub(crate) fn clock(&mut self, now: Instant, metrics: &mut MetricsSnapshot) {
+    /// Records the times of `count` tokens that came at once: they share the time since the last one.
+    pub(crate) fn clock(&mut self, now: Instant, count: Tokens, metrics: &mut MetricsSnapshot) {
         match self.last_token_at.replace(now) {
+            // A draft follows an output token, so there is one only.
             None => metrics
                 .ttft_seconds
                 .observe((now - self.accepted_at).as_secs_f64()),
-            Some(before) => metrics.itl_seconds.observe((now - before).as_secs_f64()),
+            Some(before) => {
+                let each = (now - before).as_secs_f64() / f64::from(count.0.max(1));
+                metrics.itl_seconds.observe_times(each, count.0);
+            }
         }
     }
 

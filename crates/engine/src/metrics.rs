@@ -21,9 +21,14 @@ impl Histogram {
     }
 
     pub(crate) fn observe(&mut self, value: f64) {
+        self.observe_times(value, 1);
+    }
+
+    /// So many equal observations.
+    pub(crate) fn observe_times(&mut self, value: f64, times: u32) {
         let bucket = self.bounds.partition_point(|bound| *bound < value);
-        self.counts[bucket] += 1;
-        self.sum += value;
+        self.counts[bucket] += u64::from(times);
+        self.sum += value * f64::from(times);
     }
 
     /// Observations in all.
@@ -83,6 +88,10 @@ pub struct MetricsSnapshot {
     pub spilled_blocks: u64,
     /// KV blocks read back from it.
     pub restored_blocks: u64,
+    /// Draft tokens computed.
+    pub drafted_tokens: u64,
+    /// Of those, tokens that were drawn too.
+    pub accepted_draft_tokens: u64,
     /// Steps run.
     pub steps: u64,
     /// Bytes of weights read from their file by steps.
@@ -129,6 +138,8 @@ impl MetricsSnapshot {
             prefix_hit_tokens: 0,
             spilled_blocks: 0,
             restored_blocks: 0,
+            drafted_tokens: 0,
+            accepted_draft_tokens: 0,
             steps: 0,
             weights_streamed_bytes: 0,
             weights_streamed_seconds: 0.0,

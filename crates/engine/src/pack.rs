@@ -22,6 +22,7 @@ pub(crate) struct BatchLimits {
     pub(crate) block_size: Tokens,
     pub(crate) tokens_max: usize,
     pub(crate) sequences_max: usize,
+    pub(crate) logit_rows_max: usize,
     pub(crate) tables_max: usize,
 }
 
@@ -31,6 +32,7 @@ impl BatchScratch {
             block_size,
             tokens_max,
             sequences_max,
+            logit_rows_max,
             tables_max,
         } = limits;
         Self {
@@ -40,7 +42,7 @@ impl BatchScratch {
             slots: Vec::with_capacity(tokens_max),
             spans: Vec::with_capacity(sequences_max),
             block_tables: Vec::with_capacity(tables_max),
-            logit_rows: Vec::with_capacity(sequences_max),
+            logit_rows: Vec::with_capacity(logit_rows_max),
         }
     }
 
@@ -57,9 +59,10 @@ impl BatchScratch {
             );
             self.push(&ChunkRows {
                 known: view.tokens,
+                draft: view.draft,
                 block_table: view.block_table,
                 start: chunk.start,
-                end: chunk.end,
+                end: chunk.end + chunk.draft_len,
                 logits_from: if chunk.wants_logits {
                     chunk.end - Tokens(1)
                 } else {
@@ -84,6 +87,7 @@ impl BatchScratch {
     pub(crate) fn push(&mut self, chunk: &ChunkRows<'_>) {
         let ChunkRows {
             known,
+            draft,
             block_table,
             start,
             end,
@@ -96,8 +100,11 @@ impl BatchScratch {
             first_position: start.0,
             table_start: index(self.block_tables.len()),
         });
+        let known_end = known.len().min(end.len());
+        let known = &known[start.len()..known_end];
+        let draft = &draft[..end.len() - known_end];
         self.tokens
-            .extend(known[start.len()..end.len()].iter().map(|token| token.0));
+            .extend(known.iter().chain(draft).map(|token| token.0));
         self.positions.extend(start.0..end.0);
         self.slots.extend((start.0..end.0).map(|position| {
             let block = block_table[(position / self.block_size.0) as usize];
@@ -132,8 +139,10 @@ impl BatchScratch {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChunkRows<'a> {
-    /// Tokens of the sequence from position 0, at least up to `end`.
+    /// Tokens of the sequence from position 0.
     pub(crate) known: &'a [TokenId],
+    /// Those that may follow. Together they reach `end` at least.
+    pub(crate) draft: &'a [TokenId],
     /// Its blocks, with room up to `end`.
     pub(crate) block_table: &'a [BlockId],
     pub(crate) start: Tokens,

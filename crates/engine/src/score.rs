@@ -121,6 +121,7 @@ impl Scorer {
         let shape = StepShape {
             tokens_max: STEP_ROWS,
             sequences_max: STEP_ROWS,
+            logit_rows_max: STEP_ROWS,
             tables_max: blocks.len(),
         };
         let model = kvist_model::load(&file, &mut device, shape, &Placement::default())?;
@@ -128,6 +129,7 @@ impl Scorer {
             block_size: BLOCK_SIZE,
             tokens_max: STEP_ROWS,
             sequences_max: STEP_ROWS,
+            logit_rows_max: STEP_ROWS,
             tables_max: blocks.len(),
         });
         Ok(Self {
@@ -197,6 +199,7 @@ impl Scorer {
         self.batch.clear();
         self.batch.push(&ChunkRows {
             known,
+            draft: &[],
             block_table: &self.block_table,
             start,
             end,

@@ -124,10 +124,11 @@ fn weights(file: &GgufFile, layers: usize) -> Result<Weights, LoadError> {
 /// The terms of a step's memory. Whatever allocates it says what it will be for given limits, and each
 /// sum is linear in each limit, so that its terms are differences.
 fn step_cost(file: &GgufFile, config: &DecoderConfig) -> Result<StepCost, LoadError> {
-    let buffers = |tokens_max, sequences_max, tables_max| {
+    let buffers = |tokens_max, sequences_max, logit_rows_max, tables_max| {
         let shape = StepShape {
             tokens_max,
             sequences_max,
+            logit_rows_max,
             tables_max,
         };
         shape.buffer_bytes(config)
@@ -158,15 +159,16 @@ fn step_cost(file: &GgufFile, config: &DecoderConfig) -> Result<StepCost, LoadEr
             inputs.push((weight.tensor.format()?, weight.tensor.cols()));
         }
     }
-    let fixed = (buffers(0, 0, 0), attention(0, 0, 1));
+    let fixed = (buffers(0, 0, 0, 0), attention(0, 0, 1));
     // One partition alone is never split, so the first difference is two of them.
     let two_partitions = attention(0, 0, 1024) - fixed.1;
     Ok(StepCost {
         fixed: fixed.0 + fixed.1,
-        per_token: buffers(1, 0, 0) - fixed.0 + attention(0, 1, 1) - fixed.1
+        per_token: buffers(1, 0, 0, 0) - fixed.0 + attention(0, 1, 1) - fixed.1
             + input_scratch_bytes(inputs, 1),
-        per_sequence: buffers(0, 1, 0) - fixed.0,
-        per_table_entry: buffers(0, 0, 1) - fixed.0,
+        per_sequence: buffers(0, 1, 0, 0) - fixed.0,
+        per_logit_row: buffers(0, 0, 1, 0) - fixed.0,
+        per_table_entry: buffers(0, 0, 0, 1) - fixed.0,
         per_thread: attention(1, 0, 1) - fixed.1,
         per_partition: Bytes(two_partitions.0.div_ceil(2)),
     })

@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use kvist_base::{FinishReason, SeqId};
+use kvist_base::{SeqId, Tokens};
 use kvist_device::{Device, KvCache};
 use kvist_model::{Model, ModelError};
 use kvist_sample::{SampleFault, Sampler};
-use kvist_sched::{ChunkOutcome, Scheduler, StepOutcome, StepPlan};
+use kvist_sched::{ChunkEnd, Scheduler, StepOutcome, StepPlan};
 use kvist_text::Tokenizer;
 
 use crate::error::EngineFault;
@@ -77,13 +77,14 @@ impl Core {
         Ok(())
     }
 
-    /// A token for each chunk that reached the end of what is known; a numeric fault ends its own
+    /// Tokens for each chunk that reached the end of what is known; a numeric fault ends its own
     /// sequence and no other.
     fn sample(
         &mut self,
         plan: &StepPlan,
     ) -> Result<(StepOutcome, BTreeMap<SeqId, SampleFault>), EngineFault> {
         let Self {
+            scheduler,
             device,
             model,
             sampler,
@@ -102,24 +103,21 @@ impl Core {
         let mut faults = BTreeMap::new();
         let chunks = plan.chunks().iter().map(|chunk| {
             if !chunk.wants_logits {
-                return ChunkOutcome::Advanced;
+                return ChunkEnd::Advanced.into();
             }
-            let row = rows
-                .next()
-                .expect("the batch asked for a row a sampled chunk");
+            let draft = scheduler
+                .sequence(chunk.seq)
+                .expect("a scheduled sequence is known")
+                .draft;
             let live = live
                 .get_mut(&chunk.seq)
                 .expect("a scheduled sequence is live");
-            match sampler.draw(row, &live.sampling, &mut live.state) {
-                Ok(sampled) => live.take(sampled, &**tokenizer),
-                Err(fault) => {
-                    faults.insert(chunk.seq, fault);
-                    ChunkOutcome::Finished {
-                        token: None,
-                        reason: FinishReason::Cancelled,
-                    }
-                }
-            }
+            let mut rows = rows.by_ref().take(chunk.logit_count().len());
+            let (outcome, fault) = live.draw(&mut rows, draft, (sampler, &**tokenizer));
+            faults.extend(fault.map(|fault| (chunk.seq, fault)));
+            // Rows behind a draft token that was not drawn say nothing.
+            rows.for_each(drop);
+            outcome
         });
         let chunks = chunks.collect();
         Ok((StepOutcome { chunks }, faults))
@@ -133,11 +131,12 @@ impl Core {
     ) {
         let now = Instant::now();
         let computed = plan.token_count();
-        let sampled: Vec<SeqId> = plan
+        let sampled: Vec<(SeqId, Tokens)> = plan
             .chunks()
             .iter()
-            .filter(|chunk| chunk.wants_logits && !faults.contains_key(&chunk.seq))
-            .map(|chunk| chunk.seq)
+            .zip(&outcome.chunks)
+            .map(|(chunk, outcome)| (chunk.seq, outcome.token_count()))
+            .filter(|(_, count)| !count.is_empty())
             .collect();
         let streamed = self.device.stream_stats();
         let finished = self.scheduler.commit(plan, outcome);
@@ -152,11 +151,11 @@ impl Core {
             metrics.weights_streamed_bytes = streamed.bytes_read.0;
             metrics.weights_streamed_seconds = streamed.read_time.as_secs_f64();
             metrics.computed_tokens += u64::from(computed.0);
-            metrics.output_tokens += sampled.len() as u64;
-            for seq in &sampled {
+            for (seq, count) in &sampled {
+                metrics.output_tokens += u64::from(count.0);
                 live.get_mut(seq)
                     .expect("a sampled sequence is live")
-                    .clock(now, metrics);
+                    .clock(now, *count, metrics);
             }
             for end in &finished {
                 let live = live.remove(&end.id).expect("a finished sequence was live");
@@ -185,4 +184,6 @@ pub(crate) fn gauges(scheduler: &Scheduler, metrics: &mut MetricsSnapshot) {
     metrics.prefix_hit_tokens = totals.prefix_hit_tokens;
     metrics.spilled_blocks = totals.spilled_blocks;
     metrics.restored_blocks = totals.restored_blocks;
+    metrics.drafted_tokens = totals.drafted_tokens;
+    metrics.accepted_draft_tokens = totals.accepted_tokens;
 }

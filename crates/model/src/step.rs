@@ -11,8 +11,10 @@ use crate::error::ModelError;
 pub struct StepShape {
     /// Rows: `max_num_batched_tokens`.
     pub tokens_max: usize,
-    /// Sequences, and so rows with logits: `max_num_seqs`.
+    /// Sequences: `max_num_seqs`.
     pub sequences_max: usize,
+    /// Rows with logits: one a sequence, and one for each draft token.
+    pub logit_rows_max: usize,
     /// Entries of all block tables together.
     pub tables_max: usize,
 }
@@ -24,9 +26,10 @@ impl StepShape {
             + config.head_dim
             + 2 * (config.dim + config.q_dim())
             + 2 * (config.kv_dim() + config.ffn_dim);
-        let sequence = 4 + 1 + config.dim;
+        let logit_row = 1 + config.dim;
         let elements = self.tokens_max * token
-            + self.sequences_max * sequence
+            + self.sequences_max * 4
+            + self.logit_rows_max * logit_row
             + self.tables_max
             + config.head_dim / 2;
         // Every element is an f32 or a u32.
@@ -57,9 +60,9 @@ pub(crate) struct StepBuffers {
     pub(crate) attended: Buf,
     pub(crate) gate: Buf,
     pub(crate) up: Buf,
-    /// [sequences][dim]: rows whose logits are wanted.
+    /// [logit rows][dim]: rows whose logits are wanted.
     pub(crate) last: Buf,
-    /// [sequences][vocab_len]
+    /// [logit rows][vocab_len]
     pub(crate) logits: Buf,
 }
 
@@ -79,6 +82,7 @@ impl StepBuffers {
         let StepShape {
             tokens_max: n,
             sequences_max: seqs,
+            logit_rows_max: rows,
             tables_max,
         } = shape;
         let half = config.head_dim / 2;
@@ -89,7 +93,7 @@ impl StepBuffers {
             slots: buf("slots", Element::U32, n)?,
             spans: buf("sequence spans", Element::U32, seqs * 4)?,
             block_tables: buf("block tables", Element::U32, tables_max)?,
-            logit_rows: buf("logit rows", Element::U32, seqs)?,
+            logit_rows: buf("logit rows", Element::U32, rows)?,
             cos: buf("rotation cosines", Element::F32, n * half)?,
             sin: buf("rotation sines", Element::F32, n * half)?,
             x: buf("residual stream", Element::F32, n * config.dim)?,
@@ -100,8 +104,8 @@ impl StepBuffers {
             attended: buf("attention output", Element::F32, n * config.q_dim())?,
             gate: buf("mlp gate", Element::F32, n * config.ffn_dim)?,
             up: buf("mlp up", Element::F32, n * config.ffn_dim)?,
-            last: buf("logit inputs", Element::F32, seqs * config.dim)?,
-            logits: buf("logits", Element::F32, seqs * config.vocab_len)?,
+            last: buf("logit inputs", Element::F32, rows * config.dim)?,
+            logits: buf("logits", Element::F32, rows * config.vocab_len)?,
         })
     }
 
@@ -114,12 +118,13 @@ impl StepBuffers {
         let StepShape {
             tokens_max,
             sequences_max,
+            logit_rows_max,
             tables_max,
         } = self.shape;
         for (what, limit, given) in [
             ("tokens", tokens_max, batch.tokens.len()),
             ("sequences", sequences_max, batch.spans.len()),
-            ("logit rows", sequences_max, batch.logit_rows.len()),
+            ("logit rows", logit_rows_max, batch.logit_rows.len()),
             ("block table entries", tables_max, batch.block_tables.len()),
         ] {
             if given > limit {

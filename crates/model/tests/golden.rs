@@ -64,6 +64,7 @@ impl Runner {
         let shape = StepShape {
             tokens_max: CONTEXT,
             sequences_max: CONTEXT,
+            logit_rows_max: CONTEXT,
             tables_max: BLOCKS,
         };
         let model =
@@ -227,6 +228,7 @@ fn a_layer_that_is_not_there_cannot_be_streamed() {
     let shape = StepShape {
         tokens_max: 1,
         sequences_max: 1,
+        logit_rows_max: 1,
         tables_max: 1,
     };
     let placement = Placement {

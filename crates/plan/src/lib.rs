@@ -32,7 +32,10 @@ pub use error::{Given, PlanError, PlanLimit, ProbeError};
 pub use kv::{KvPlan, STAGED_BLOCKS};
 pub use ledger::{Holding, Ledger, LedgerLine, OverPlan};
 pub use limits::{Limits, MemoryLimit, Offload};
-pub use lines::{LineKind, PROCESS_BYTES, PROCESS_LINES, PlanLine, activation_bytes};
+pub use lines::{
+    DRAFT_TOKEN_BYTES, LineKind, PROCESS_BYTES, PROCESS_LINES, PlanLine, activation_bytes,
+    draft_index_count, draft_window,
+};
 pub use machine::{
     CgroupMemory, Machine, MemInfo, parse_cgroup_v1, parse_cgroup_v2, parse_meminfo,
     parse_reclaimable,

@@ -41,6 +41,8 @@ pub struct Limits {
     pub waiting_max: u32,
     /// Most tokens one step computes.
     pub step_tokens_max: Tokens,
+    /// Most draft tokens of one step, of all sequences together; 0: there is no speculation.
+    pub draft_max: Tokens,
     /// Tokens of a KV block.
     pub block_size: Tokens,
     /// How the KV cache stores a value.
@@ -63,6 +65,7 @@ impl Default for Limits {
             running_max: 64,
             waiting_max: 256,
             step_tokens_max: Tokens(512),
+            draft_max: Tokens::ZERO,
             block_size: Tokens(16),
             kv_dtype: KvDtype::default(),
             kv_cache: None,
@@ -74,6 +77,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Rows of a step that have logits: one for each sequence, and one for each draft token.
+    pub(crate) fn logit_rows(&self) -> u64 {
+        u64::from(self.running_max) + u64::from(self.draft_max.0)
+    }
+
     /// Refuses limits nothing can be planned with. The upper bounds keep products inside 64 bits.
     pub(crate) fn check(&self, model: &ModelShape) -> Result<(), PlanError> {
         let counts = [
@@ -83,6 +91,11 @@ impl Limits {
                 "max_num_batched_tokens",
                 self.step_tokens_max.0.into(),
                 1 << 20,
+            ),
+            (
+                "num_speculative_tokens",
+                u64::from(self.draft_max.0) + 1,
+                1 << 10,
             ),
             ("block_size", self.block_size.0.into(), 1 << 12),
             ("threads", self.threads.into(), 1 << 12),

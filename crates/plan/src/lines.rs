@@ -1,6 +1,6 @@
 //! The lines of the sum that do not depend on how much is left for the KV pool.
 
-use kvist_base::Bytes;
+use kvist_base::{Bytes, Tokens};
 use serde::Serialize;
 
 use crate::limits::Limits;
@@ -27,6 +27,10 @@ const CLIENT_BYTES: u64 = 24 << 10;
 /// Connections there is room for whatever the limits: those who are refused, or ask for nothing,
 /// are connected all the same.
 const CLIENTS_MIN: u64 = 256;
+/// Drafts are looked for no further back than this.
+const DRAFT_WINDOW_MAX: u32 = 1 << 15;
+/// In the index drafts are looked for with, a token has a place in a chain, and the head of one.
+pub const DRAFT_TOKEN_BYTES: u64 = 8;
 /// Listener, runtime and metrics, whatever the load.
 const HTTP_BASE_BYTES: u64 = 1 << 20;
 /// The program's own pages as touched: 8 MiB of code and constants under full load. They belong to its
@@ -76,6 +80,8 @@ pub enum LineKind {
     Threads,
     /// Connections and their buffers.
     Http,
+    /// The indices that drafts are looked for with.
+    Drafts,
     /// Code and constants of the program, in the pages of its file.
     Program,
     /// What no line counts exactly.
@@ -84,7 +90,7 @@ pub enum LineKind {
 
 impl LineKind {
     /// Every kind, in the order reports use.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::WeightsResident,
         Self::WeightsMapped,
         Self::WeightsRing,
@@ -97,6 +103,7 @@ impl LineKind {
         Self::Tokenizer,
         Self::Threads,
         Self::Http,
+        Self::Drafts,
         Self::Program,
         Self::Margin,
     ];
@@ -116,6 +123,7 @@ impl LineKind {
             Self::Tokenizer => "tokenizer",
             Self::Threads => "threads",
             Self::Http => "http buffers",
+            Self::Drafts => "drafts",
             Self::Program => "program",
             Self::Margin => "margin",
         }
@@ -215,7 +223,7 @@ pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -
     let vocab = u64::from(model.vocab_len);
     let threads = u64::from(limits.threads);
     let step_tokens = limits.step_tokens_max;
-    vec![
+    let mut lines = vec![
         PlanLine::new(
             LineKind::Activations,
             "activations",
@@ -225,8 +233,8 @@ pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -
         PlanLine::new(
             LineKind::Logits,
             "logits",
-            Bytes(running * vocab * LOGIT_BYTES),
-            format!("{running} rows of {vocab}"),
+            Bytes(limits.logit_rows() * vocab * LOGIT_BYTES),
+            format!("{} rows of {vocab}", limits.logit_rows()),
         ),
         PlanLine::new(
             LineKind::Sampler,
@@ -264,5 +272,28 @@ pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -
             Bytes(MARGIN_BASE_BYTES) + margin_of(resident),
             "allocator, ends of pages".to_owned(),
         ),
-    ]
+    ];
+    lines.extend(drafts_line(model, limits));
+    lines
+}
+
+/// What finding drafts takes; no line without speculation.
+fn drafts_line(model: &ModelShape, limits: &Limits) -> Option<PlanLine> {
+    let model_len = limits.model_len.unwrap_or(model.context_max);
+    let count = draft_index_count(limits.running_max, limits.draft_max);
+    let each = draft_window(model_len).len() as u64 * DRAFT_TOKEN_BYTES;
+    let note = format!("{count} indices of {}", draft_window(model_len));
+    let bytes = Bytes(each) * u64::from(count);
+    (count > 0).then(|| PlanLine::new(LineKind::Drafts, "drafts", bytes, note))
+}
+
+/// How many sequences can have drafts at one time. A step computes no more draft tokens than that,
+/// so a draft for one more would be in vain.
+pub fn draft_index_count(running_max: u32, draft_max: Tokens) -> u32 {
+    running_max.min(draft_max.0)
+}
+
+/// How far back drafts are looked for in sequences of up to `model_len`: a power of two.
+pub fn draft_window(model_len: Tokens) -> Tokens {
+    Tokens(model_len.0.min(DRAFT_WINDOW_MAX).next_power_of_two())
 }

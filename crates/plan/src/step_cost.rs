@@ -16,6 +16,8 @@ pub struct StepCost {
     pub per_token: Bytes,
     /// For each sequence that runs.
     pub per_sequence: Bytes,
+    /// For each row whose logits are wanted.
+    pub per_logit_row: Bytes,
     /// For each entry of a block table.
     pub per_table_entry: Bytes,
     /// For each thread.
@@ -35,6 +37,7 @@ impl StepCost {
             (self.fixed, 1),
             (self.per_token, u64::from(limits.step_tokens_max.0)),
             (self.per_sequence, sequences),
+            (self.per_logit_row, limits.logit_rows()),
             (self.per_table_entry, sequences * blocks),
             (self.per_thread, u64::from(limits.threads)),
             (self.per_partition, u64::from(partitions)),

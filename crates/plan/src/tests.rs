@@ -499,6 +499,7 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
         waiting_max: 256,
         running_max: small(512),
         step_tokens_max: Tokens(small(4096)),
+        draft_max: Tokens::ZERO,
         block_size: Tokens(small(64)),
         kv_dtype: if small(2) == 1 {
             KvDtype::F16
@@ -843,4 +844,28 @@ fn json_has_plain_numbers() {
         .map(|l| l["bytes"].as_u64().unwrap())
         .sum();
     assert_eq!(json["total"], sum);
+}
+
+#[test]
+fn speculation_is_rows_of_logits_and_an_index_for_each_sequence_that_can_have_a_draft() {
+    let without = absolute(gib(8));
+    let with = Limits {
+        draft_max: Tokens(16),
+        ..without.clone()
+    };
+    let bytes = |limits: &Limits, name: &str| {
+        let plan = plan(&seven_b(), &machine(24), limits).unwrap();
+        let line = plan.lines.iter().find(|line| line.name == name);
+        line.map(|line| line.bytes.0)
+    };
+    assert_eq!(bytes(&without, "logits"), Some(64 * 152_064 * 4));
+    assert_eq!(bytes(&with, "logits"), Some(80 * 152_064 * 4));
+    assert_eq!(bytes(&without, "drafts"), None);
+    assert_eq!(bytes(&with, "drafts"), Some(16 * 32_768 * 8));
+    let alone = Limits {
+        running_max: 1,
+        model_len: Some(Tokens(1000)),
+        ..with
+    };
+    assert_eq!(bytes(&alone, "drafts"), Some(1024 * 8));
 }

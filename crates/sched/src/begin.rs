@@ -5,7 +5,7 @@ use kvist_base::{Blocks, SeqId, Tokens};
 use crate::config::Admission;
 use crate::kv::PrefixHit;
 use crate::plan::Begun;
-use crate::schedule::Draft;
+use crate::schedule::Outline;
 use crate::scheduler::Scheduler;
 use crate::sequence::SequenceState;
 
@@ -100,7 +100,7 @@ impl Scheduler {
     }
 
     /// Waiting to running, from the end of the prefix hit.
-    pub(crate) fn begin(&mut self, id: SeqId, hit: &PrefixHit, draft: &mut Draft) {
+    pub(crate) fn begin(&mut self, id: SeqId, hit: &PrefixHit, outline: &mut Outline) {
         let sequence = self
             .sequences
             .get_mut(&id)
@@ -121,8 +121,8 @@ impl Scheduler {
             let extended = self.pool.extend(&mut sequence.table, hit_len);
             extended.expect("fitting_hit counted the blocks");
             let fresh = &sequence.table.blocks()[hit.blocks.len()..];
-            draft.take_up(hit, fresh);
-            draft.begun.push(Begun {
+            outline.take_up(hit, fresh);
+            outline.begun.push(Begun {
                 seq: id,
                 is_first,
                 restored_len,

@@ -2,8 +2,10 @@
 
 use kvist_base::{FinishReason, SeqId};
 
+#[cfg(any(test, feature = "sim"))]
+use crate::kv::PlantedBug;
 use crate::kv::{BlockPool, FullBlock, Indexed, Parent, TierSlot};
-use crate::plan::{Chunk, ChunkOutcome, StepOutcome, StepPlan};
+use crate::plan::{Chunk, ChunkEnd, ChunkOutcome, StepOutcome, StepPlan};
 use crate::scheduler::Scheduler;
 use crate::sequence::{FinishedSequence, Sequence, SequenceState};
 
@@ -69,6 +71,7 @@ impl Scheduler {
         self.take_in(&plan);
         for chunk in &plan.chunks {
             assert_eq!(self.live(chunk.seq).computed_len, chunk.start);
+            self.forget_draft(chunk);
         }
         for begun in &plan.begun {
             self.undo_begin(begun);
@@ -101,20 +104,19 @@ impl Scheduler {
         assert_eq!(sequence.state, SequenceState::Running);
         assert_eq!(sequence.computed_len, chunk.start);
         assert_eq!(chunk.wants_logits, chunk.end == sequence.known_len());
-        sequence.computed_len = chunk.end;
-        let known_len = sequence.known_len();
-        let mut reason = None;
-        match outcome {
-            ChunkOutcome::Advanced => assert!(!chunk.wants_logits, "a token must be sampled"),
-            ChunkOutcome::Sampled(token) => {
+        self.accept_draft(chunk, outcome.accepted);
+        let sequence = self.live_mut(chunk.seq);
+        let reason = match outcome.end {
+            ChunkEnd::Advanced => {
+                assert!(!chunk.wants_logits, "a token must be sampled");
+                None
+            }
+            ChunkEnd::Sampled(token) => {
                 assert!(chunk.wants_logits, "there was nothing to sample from");
                 sequence.push_token(token, hasher.as_ref());
-                reason = (sequence.known_len() == sequence.len_max).then_some(FinishReason::Length);
+                (sequence.known_len() == sequence.len_max).then_some(FinishReason::Length)
             }
-            ChunkOutcome::Finished {
-                token,
-                reason: given,
-            } => {
+            ChunkEnd::Finished { token, reason } => {
                 assert!(
                     chunk.wants_logits || token.is_none(),
                     "there was nothing to sample from"
@@ -122,11 +124,10 @@ impl Scheduler {
                 if let Some(token) = token {
                     sequence.push_token(token, hasher.as_ref());
                 }
-                reason = Some(given);
+                Some(reason)
             }
-        }
-        let has_token = self.live(chunk.seq).known_len() > known_len;
-        self.charge(chunk, has_token);
+        };
+        self.charge(chunk, outcome.token_count());
         self.index_computed(chunk);
         reason.map(|reason| self.finish(chunk.seq, reason))
     }
@@ -142,6 +143,14 @@ impl Scheduler {
             .get_mut(&chunk.seq)
             .expect("plans name live sequences");
         let full_count = sequence.computed_len.len() / block_size;
+        #[cfg(any(test, feature = "sim"))]
+        let full_count = if self.pool.planted == Some(PlantedBug::IndexRejected)
+            && sequence.computed_len < chunk.end + chunk.draft_len
+        {
+            sequence.tokens.len() / block_size
+        } else {
+            full_count
+        };
         assert!(sequence.indexed_count <= full_count);
         assert!(full_count <= sequence.chain.len());
         for block_idx in sequence.indexed_count..full_count {

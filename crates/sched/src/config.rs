@@ -21,6 +21,9 @@ pub struct SchedulerConfig {
     /// Most tokens one sequence gets in a step while others are alive, so that a long prompt does
     /// not hold up the rest. `None`: only `step_tokens_max` limits it.
     pub chunk_max: Option<Tokens>,
+    /// Most draft tokens computed in one step, of all sequences together: each needs a row of logits
+    /// beyond the one a sequence has anyway. 0: drafts are not computed.
+    pub draft_max: Tokens,
     /// Most tokens of a sequence, prompt and output together.
     pub model_len_max: Tokens,
     /// Whether full blocks are indexed by content and reused.

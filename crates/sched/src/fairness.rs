@@ -92,16 +92,16 @@ impl Scheduler {
         }
     }
 
-    /// Charges a sequence's tenant for what a step computed of its prompt the first time, and for an
-    /// output token. Hits cost nothing, nor does what a preemption made the engine compute again.
-    pub(crate) fn charge(&mut self, chunk: &Chunk, has_token: bool) {
+    /// Charges a sequence's tenant for what a step computed of its prompt the first time, and for
+    /// each output token. Hits cost nothing, nor does what a preemption made the engine compute again,
+    /// nor what of a draft was not accepted.
+    pub(crate) fn charge(&mut self, chunk: &Chunk, output: Tokens) {
         let sequence = self.live_mut(chunk.seq);
         let from = sequence.charged_len.max(chunk.start);
         sequence.charged_len = sequence.charged_len.max(chunk.end);
         let prompt = chunk.end.min(sequence.prompt_len).saturating_sub(from);
         let tenant = sequence.tenant;
-        self.tenants
-            .charge(tenant, prompt + Tokens(u32::from(has_token)));
+        self.tenants.charge(tenant, prompt + output);
     }
 }
 

@@ -24,6 +24,7 @@ mod begin;
 mod catch_up;
 mod commit;
 mod config;
+mod draft;
 mod fairness;
 mod kv;
 mod plan;
@@ -44,7 +45,7 @@ pub use config::{
 pub use kv::{
     BlockCopy, BlockState, PoolCounts, Restore, Spill, TierEntry, TierEntryError, TierSlot,
 };
-pub use plan::{Chunk, ChunkOutcome, StepOutcome, StepPlan};
+pub use plan::{Chunk, ChunkEnd, ChunkOutcome, StepOutcome, StepPlan};
 pub use resize::Resized;
 pub use scheduler::{Dropped, Scheduler, TierCosts, Totals};
 pub use sequence::{FinishedSequence, NewSequence, SequenceState, SequenceView};

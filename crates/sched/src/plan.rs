@@ -9,6 +9,9 @@ use crate::kv::{BlockCopy, Restore, Spill};
 /// ```text
 /// tokens   0            start            end           known_len
 ///          |--computed--|--this chunk--|--later steps--|
+///
+/// with a draft          start         end = known_len  end + draft_len
+///          |--computed--|--last known token--|--draft--|
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -16,17 +19,30 @@ pub struct Chunk {
     pub seq: SeqId,
     /// First position to compute: the sequence's `computed_len`.
     pub start: Tokens,
-    /// One past the last position to compute; `start < end`.
+    /// One past the last known position to compute; `start < end`.
     pub end: Tokens,
+    /// How many tokens of the sequence's draft are computed after `end`. Only where the chunk is the
+    /// last known token; each of them has logits then, as that token has.
+    pub draft_len: Tokens,
     /// Whether the chunk ends with the last known token, so that the next one must be sampled.
     pub wants_logits: bool,
 }
 
 impl Chunk {
-    /// Tokens in the chunk; at least one.
-    pub fn token_count(&self) -> Tokens {
+    /// Known tokens in the chunk; at least one.
+    pub fn known_count(&self) -> Tokens {
         assert!(self.start < self.end);
         self.end - self.start
+    }
+
+    /// Tokens in the chunk, draft included.
+    pub fn token_count(&self) -> Tokens {
+        self.known_count() + self.draft_len
+    }
+
+    /// Rows of the chunk whose logits are wanted: from position `end - 1` to its end.
+    pub fn logit_count(&self) -> Tokens {
+        Tokens(u32::from(self.wants_logits)) + self.draft_len
     }
 }
 
@@ -110,18 +126,58 @@ pub struct StepOutcome {
     pub chunks: Vec<ChunkOutcome>,
 }
 
-/// What became of one chunk. Its span is computed in every case.
+/// What became of one chunk.
+///
+/// Its known span is computed in every case. Of a draft, the leading tokens that were drawn too are
+/// *accepted*: they are known and computed from now on. The token that was drawn after them is in `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChunkOutcome {
-    /// Computed; nothing to sample (`wants_logits` was false).
+pub struct ChunkOutcome {
+    /// Accepted tokens of the draft; at most the chunk's `draft_len`.
+    pub accepted: Tokens,
+    /// What came after them.
+    pub end: ChunkEnd,
+}
+
+/// What came after a chunk and the accepted part of its draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChunkEnd {
+    /// Nothing to sample (`wants_logits` was false).
     Advanced,
-    /// Computed, and this token follows.
+    /// This token follows.
     Sampled(TokenId),
-    /// Computed, and the sequence is over.
+    /// The sequence is over.
     Finished {
         /// The last token, if it belongs to the output. Only where `wants_logits` was true.
         token: Option<TokenId>,
         /// Why it is over.
         reason: FinishReason,
     },
+}
+
+impl ChunkEnd {
+    /// The token that was drawn last, if it belongs to the output.
+    pub fn token(self) -> Option<TokenId> {
+        match self {
+            Self::Advanced => None,
+            Self::Sampled(token) => Some(token),
+            Self::Finished { token, .. } => token,
+        }
+    }
+}
+
+impl ChunkOutcome {
+    /// Tokens the output grew by.
+    pub fn token_count(self) -> Tokens {
+        self.accepted + Tokens(u32::from(self.end.token().is_some()))
+    }
+}
+
+impl From<ChunkEnd> for ChunkOutcome {
+    /// The outcome of a chunk without an accepted draft.
+    fn from(end: ChunkEnd) -> Self {
+        Self {
+            accepted: Tokens::ZERO,
+            end,
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::sequence::SequenceState;
 
 /// A plan being made.
 #[derive(Default)]
-pub(crate) struct Draft {
+pub(crate) struct Outline {
     chunks: Vec<Chunk>,
     preempted: Vec<SeqId>,
     /// Their sources are pinned until the plan is made.
@@ -20,7 +20,7 @@ pub(crate) struct Draft {
     tokens_left: Tokens,
 }
 
-impl Draft {
+impl Outline {
     /// Plans how what a hit does not share gets into these blocks.
     pub(crate) fn take_up(&mut self, hit: &PrefixHit, fresh: &[BlockId]) {
         let pairs = hit.slots.iter().zip(fresh);
@@ -47,7 +47,7 @@ impl Scheduler {
     /// meanwhile; a waiting one whose next block this step computes for another waits for it, and
     /// so do those behind. Allocates the blocks the step writes to, and preempts running
     /// sequences from the last in rank when there are not enough. Nothing waiting is let in by a
-    /// step that preempted.
+    /// step that preempted. Drafts get what room is left after all that.
     ///
     /// As long as there is work the plan has at least one chunk. An empty plan need not be given
     /// back; any other must be, before this is called again.
@@ -56,50 +56,51 @@ impl Scheduler {
             !self.plan_is_out,
             "the last plan was neither committed nor abandoned"
         );
-        let mut draft = Draft {
+        let mut outline = Outline {
             chunks: std::mem::take(&mut self.spare_chunks),
             tokens_left: self.config.step_tokens_max,
-            ..Draft::default()
+            ..Outline::default()
         };
-        assert!(draft.chunks.is_empty());
-        self.plan_running(&mut draft);
-        if draft.preempted.is_empty() {
-            self.plan_waiting(&mut draft);
+        assert!(outline.chunks.is_empty());
+        self.plan_running(&mut outline);
+        if outline.preempted.is_empty() {
+            self.plan_waiting(&mut outline);
         }
+        outline.tokens_left = self.plan_drafts(&mut outline.chunks, outline.tokens_left);
         self.check_sums();
         assert_eq!(
-            draft.chunks.is_empty(),
+            outline.chunks.is_empty(),
             !self.has_work(),
             "work is never left lying"
         );
         self.step += 1;
-        self.plan_is_out = !draft.chunks.is_empty();
+        self.plan_is_out = !outline.chunks.is_empty();
         StepPlan {
             step: self.step,
-            chunks: draft.chunks,
-            preempted: draft.preempted,
+            chunks: outline.chunks,
+            preempted: outline.preempted,
             spills: self.pool.take_spills(),
-            restores: draft.restores,
-            copies: draft.copies,
-            begun: draft.begun,
-            token_count: self.config.step_tokens_max - draft.tokens_left,
+            restores: outline.restores,
+            copies: outline.copies,
+            begun: outline.begun,
+            token_count: self.config.step_tokens_max - outline.tokens_left,
         }
     }
 
-    fn plan_running(&mut self, draft: &mut Draft) {
+    fn plan_running(&mut self, outline: &mut Outline) {
         let mut after = None;
-        while !draft.tokens_left.is_empty() {
+        while !outline.tokens_left.is_empty() {
             let Some((rank, id)) = self.running.first_after(after) else {
                 break;
             };
             self.catch_up(id);
-            let chunk = self.next_chunk(id, draft.tokens_left);
-            if !self.try_secure(&chunk, &mut draft.preempted) {
+            let chunk = self.next_chunk(id, outline.tokens_left);
+            if !self.try_secure(&chunk, &mut outline.preempted) {
                 // It was the last itself, so there is nobody after it.
                 assert_eq!(self.running.first_after(Some(rank)), None);
                 break;
             }
-            draft.push(chunk);
+            outline.push(chunk);
             after = Some(rank);
         }
     }
@@ -121,6 +122,7 @@ impl Scheduler {
             seq: id,
             start,
             end,
+            draft_len: Tokens::ZERO,
             wants_logits: end == known_len,
         }
     }
@@ -152,10 +154,10 @@ impl Scheduler {
         }
     }
 
-    fn plan_waiting(&mut self, draft: &mut Draft) {
-        assert!(draft.preempted.is_empty());
+    fn plan_waiting(&mut self, outline: &mut Outline) {
+        assert!(outline.preempted.is_empty());
         let mut promised = self.blocks_promised();
-        while !draft.tokens_left.is_empty() && self.running.len() < self.config.running_max {
+        while !outline.tokens_left.is_empty() && self.running.len() < self.config.running_max {
             let Some(id) = self.next_waiting() else {
                 break;
             };
@@ -164,26 +166,26 @@ impl Scheduler {
                 // ever.
                 break;
             };
-            if self.is_computed_by(&draft.chunks, id, &hit) {
+            if self.is_computed_by(&outline.chunks, id, &hit) {
                 // With this step it would compute the same tokens again; with a later one it shares
                 // them. Whoever computes them is in this plan, so the wait ends.
                 self.totals.held_back += 1;
                 break;
             }
-            self.begin(id, &hit, draft);
-            let chunk = self.next_chunk(id, draft.tokens_left);
-            let is_secured = self.try_secure(&chunk, &mut draft.preempted);
+            self.begin(id, &hit, outline);
+            let chunk = self.next_chunk(id, outline.tokens_left);
+            let is_secured = self.try_secure(&chunk, &mut outline.preempted);
             assert!(
-                is_secured && draft.preempted.is_empty(),
+                is_secured && outline.preempted.is_empty(),
                 "fitting_hit counted the blocks"
             );
-            draft.push(chunk);
+            outline.push(chunk);
             let sequence = self.live(id);
             promised += sequence
                 .blocks_known(self.config.block_size)
                 .saturating_sub(sequence.table.count());
         }
-        for copy in &draft.copies {
+        for copy in &outline.copies {
             self.pool.unpin(copy.from);
         }
         self.pool.unpin_slots();

@@ -97,6 +97,10 @@ pub struct Totals {
     pub lost_slots: u64,
     /// Blocks moved to lower ids when the pool was made smaller.
     pub moved_blocks: u64,
+    /// Draft tokens computed.
+    pub drafted_tokens: u64,
+    /// Of those, tokens that were accepted.
+    pub accepted_tokens: u64,
     /// Times a full block stayed out of the prefix index because another content has its hash.
     pub hash_collisions: u64,
 }
@@ -177,6 +181,7 @@ impl Scheduler {
             chain,
             prompt_len: token_count(&sequence.prompt),
             tokens: sequence.prompt,
+            draft: Vec::new(),
             len_max,
             computed_len: Tokens::ZERO,
             table: BlockTable::default(),
@@ -233,7 +238,7 @@ impl Scheduler {
     /// Ends a sequence now, whatever its state. `None` if it is not alive.
     ///
     /// Only between steps: a plan that is out may write to its blocks. (Within a step, commit
-    /// `ChunkOutcome::Finished` with `FinishReason::Cancelled`.)
+    /// `ChunkEnd::Finished` with `FinishReason::Cancelled`.)
     pub fn cancel(&mut self, id: SeqId) -> Option<FinishedSequence> {
         assert!(!self.plan_is_out, "cancel during a step");
         self.sequences
@@ -356,6 +361,7 @@ impl Scheduler {
         self.pool.release(std::mem::take(&mut sequence.table));
         sequence.computed_len = Tokens::ZERO;
         sequence.indexed_count = 0;
+        sequence.draft.clear();
         sequence.state = SequenceState::Waiting;
         self.running.remove(sequence.rank, id);
         self.waiting.insert(sequence.rank, id);

@@ -45,6 +45,8 @@ pub struct SequenceView<'a> {
     pub computed_len: Tokens,
     /// Length of `tokens`.
     pub known_len: Tokens,
+    /// What was proposed to follow `tokens`. While a plan is out: what of it the plan computes.
+    pub draft: &'a [TokenId],
     /// The blocks in order: position `p` is in `block_table[p / block_size]`. Between steps an entry
     /// may be replaced by another block with the same content, so read it anew for every step.
     pub block_table: &'a [BlockId],
@@ -86,6 +88,8 @@ pub(crate) struct Sequence {
     pub(crate) state: SequenceState,
     pub(crate) cache_root: u64,
     pub(crate) tokens: Vec<TokenId>,
+    /// Tokens that may follow. Nothing is ever hashed or indexed by them.
+    pub(crate) draft: Vec<TokenId>,
     /// Chain hash of each full block of `tokens`; empty without prefix caching.
     pub(crate) chain: Vec<ChainHash>,
     pub(crate) prompt_len: Tokens,
@@ -149,6 +153,7 @@ impl Sequence {
             prompt_len: self.prompt_len,
             computed_len: self.computed_len,
             known_len: self.known_len(),
+            draft: &self.draft,
             block_table: self.table.blocks(),
             prefix_hit_len: self.prefix_hit_len,
             preempted_count: self.preempted_count,

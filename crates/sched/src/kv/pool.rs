@@ -80,6 +80,8 @@ pub(crate) enum PlantedBug {
     ForgetOneTable,
     /// Restore what has the right tokens, whatever comes before it.
     RestoreForeignParent,
+    /// Index the block that the token after a draft fills, whose place still has the rejected token.
+    IndexRejected,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -404,6 +406,16 @@ impl BlockPool {
             self.drop_hold(id);
         }
         self.counts();
+    }
+
+    /// Takes back blocks at a table's end, none of them shared or indexed, until no more are left than
+    /// `target` tokens need.
+    pub(crate) fn shorten(&mut self, table: &mut BlockTable, target: Tokens) {
+        while table.count() > target.div_ceil(self.block_size) {
+            let id = table.pop().expect("the table is not empty");
+            assert!(!self.index.contains(id));
+            self.drop_hold(id);
+        }
     }
 
     /// Makes cached blocks free, least recently used first, until at most `keep` are left. Says how

@@ -31,6 +31,10 @@ impl BlockTable {
         self.blocks.push(id);
     }
 
+    pub(super) fn pop(&mut self) -> Option<BlockId> {
+        self.blocks.pop()
+    }
+
     pub(super) fn replace(&mut self, block_idx: usize, id: BlockId) -> BlockId {
         std::mem::replace(&mut self.blocks[block_idx], id)
     }

@@ -124,9 +124,14 @@ impl FakeDevice {
         start..start + self.block_size
     }
 
-    /// Carries out a plan; returns the content at the end of each chunk. Chunks may run in any order,
-    /// so what they read must be there before the first write and after the last.
-    pub(super) fn run(&mut self, scheduler: &Scheduler, plan: &StepPlan) -> Result<Vec<Tag>, Rule> {
+    /// Carries out a plan; returns the content at each chunk's last known token and after each token of
+    /// its draft. Chunks may run in any order, so what they read must be there before the first write
+    /// and after the last.
+    pub(super) fn run(
+        &mut self,
+        scheduler: &Scheduler,
+        plan: &StepPlan,
+    ) -> Result<Vec<Vec<Tag>>, Rule> {
         self.spill(plan.spills());
         self.restore(plan.restores());
         self.copy(plan.copies());
@@ -137,10 +142,12 @@ impl FakeDevice {
         let mut ends = Vec::new();
         for chunk in plan.chunks() {
             let sequence = scheduler.live(chunk.seq);
-            let tags = tags(sequence.cache_root, &sequence.tokens);
-            let span = chunk.start.len()..chunk.end.len();
-            for (position, tag) in span.clone().zip(&tags[span]) {
-                let slot = self.slot(chunk.seq, &sequence.view(), position)?;
+            let view = sequence.view();
+            let written = [view.tokens, view.draft].concat();
+            let tags = tags(sequence.cache_root, &written);
+            let span = chunk.start.len()..(chunk.start + chunk.token_count()).len();
+            for (position, tag) in span.clone().zip(&tags[span.clone()]) {
+                let slot = self.slot(chunk.seq, &view, position)?;
                 if self.slots[slot].is_some() {
                     return Err(Rule::WrittenTwice {
                         slot,
@@ -149,7 +156,7 @@ impl FakeDevice {
                 }
                 self.slots[slot] = Some(*tag);
             }
-            ends.push(tags[chunk.end.len() - 1]);
+            ends.push(tags[chunk.end.len() - 1..span.end].to_vec());
         }
         for chunk in plan.chunks() {
             self.read(scheduler, chunk.seq, chunk.end.len())?;

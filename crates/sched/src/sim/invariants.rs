@@ -27,6 +27,7 @@ impl World {
         for chunk in plan.chunks() {
             self.check_chunk(chunk)?;
         }
+        self.check_drafts(plan, before)?;
         self.check_moves(plan)?;
         self.check_computed_once(plan, before)?;
         self.check_nobody_skipped(plan, before)?;
@@ -36,7 +37,8 @@ impl World {
     /// A running sequence goes without a chunk only when the step is full, and then so does
     /// everyone after it.
     fn check_nobody_skipped(&self, plan: &StepPlan, before: &Before) -> Result<(), Rule> {
-        let is_full = plan.token_count() == self.scheduler.config().step_tokens_max;
+        let known: Tokens = plan.chunks().iter().map(Chunk::known_count).sum();
+        let is_full = known == self.scheduler.config().step_tokens_max;
         let planned: Vec<SeqId> = plan.chunks().iter().map(|chunk| chunk.seq).collect();
         for seq in self
             .scheduler
@@ -59,6 +61,7 @@ impl World {
             seq,
             start,
             end,
+            draft_len,
             wants_logits,
         } = *chunk;
         let view = self.scheduler.sequence(seq);
@@ -69,6 +72,15 @@ impl World {
         let continues = start == view.computed_len && end <= view.known_len && start < end;
         if !continues || wants_logits != (end == view.known_len) {
             return Err(Rule::BadSpan { seq, start, end });
+        }
+        let client = &self.clients[&seq];
+        // A draft leaves room for the token after it, and is what was proposed.
+        let is_drafting = wants_logits && start + Tokens(1) == end;
+        if !draft_len.is_empty() && (!is_drafting || end + draft_len >= client.len_max)
+            || view.draft.len() != draft_len.len()
+            || !client.proposed.starts_with(view.draft)
+        {
+            return Err(Rule::BadDraft { seq });
         }
         if let Some(limit) = self.scheduler.config().chunk_max
             && self.clients.len() > 1

@@ -12,6 +12,7 @@
 //! block is held.
 
 mod device;
+mod draft;
 mod invariants;
 mod model;
 mod order;

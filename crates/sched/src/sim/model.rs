@@ -2,7 +2,7 @@
 
 use kvist_base::{FinishReason, TokenId, Tokens, mix64};
 
-use crate::plan::ChunkOutcome;
+use crate::plan::ChunkEnd;
 
 /// Content of one slot: a fingerprint of everything up to and including its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +30,15 @@ pub(super) struct FakeModel {
 
 impl FakeModel {
     /// What follows a history that ends with `tag`.
-    pub(super) fn sample(self, tag: Tag) -> ChunkOutcome {
+    pub(super) fn sample(self, tag: Tag) -> ChunkEnd {
         let bits = mix64(tag.0 ^ 0x8EBC_6AF0_9C88_C6E3);
         let token = TokenId(u32::from(bits & 1 == 1));
         if self.stop_every == 0 || !(bits >> 8).is_multiple_of(self.stop_every) {
-            return ChunkOutcome::Sampled(token);
+            return ChunkEnd::Sampled(token);
         }
         // An end token is not part of the output; the last token of a stop string is.
         let token = (bits & 2 == 2).then_some(token);
-        ChunkOutcome::Finished {
+        ChunkEnd::Finished {
             token,
             reason: FinishReason::Stop,
         }
@@ -58,15 +58,15 @@ impl FakeModel {
         let mut output = Vec::new();
         while prompt.len() + output.len() < len_max.len() {
             match self.sample(tag) {
-                ChunkOutcome::Sampled(token) => {
+                ChunkEnd::Sampled(token) => {
                     output.push(token);
                     tag = tag.then(token);
                 }
-                ChunkOutcome::Finished { token, reason } => {
+                ChunkEnd::Finished { token, reason } => {
                     output.extend(token);
                     return (output, reason);
                 }
-                ChunkOutcome::Advanced => unreachable!("sample always samples"),
+                ChunkEnd::Advanced => unreachable!("sample always samples"),
             }
         }
         (output, FinishReason::Length)

@@ -33,13 +33,8 @@ impl World {
         let from = client.charged_len.max(chunk.start.len());
         let prompt = from.min(client.prompt_len)..chunk.end.len().min(client.prompt_len);
         client.charged_len = client.charged_len.max(chunk.end.len());
-        let has_token = match outcome {
-            ChunkOutcome::Advanced => false,
-            ChunkOutcome::Sampled(_) => true,
-            ChunkOutcome::Finished { token, .. } => token.is_some(),
-        };
         let served = self.served.entry(client.tenant).or_default();
-        *served += prompt.len() as u64 + u64::from(has_token);
+        *served += prompt.len() as u64 + u64::from(outcome.token_count().0);
     }
 
     /// Waiting sequences in the order in which they must be let in.

@@ -61,6 +61,24 @@ counts! {
         preempted_by_force,
         /// Plans abandoned.
         abandoned,
+        /// Proposals kept until the next chunk.
+        proposed,
+        /// Proposals for sequences that had more than their last token to compute.
+        proposed_in_vain,
+        /// Draft tokens computed.
+        drafted_tokens,
+        /// Draft tokens accepted.
+        accepted_tokens,
+        /// Drafts of which a part was not accepted.
+        rejected_drafts,
+        /// Sequences that ended by themselves after an accepted token.
+        ended_in_draft,
+        /// Drafts cut for want of free blocks, budget or rows.
+        drafts_cut,
+        /// Blocks that were taken for drafts.
+        draft_blocks,
+        /// Plans abandoned that had drafts, by drafts.
+        abandoned_drafts,
         /// Chunks that did not reach the last known token.
         partial_chunks,
         /// Steps that left a waiting sequence waiting though it would have had a place.
@@ -191,6 +209,12 @@ pub enum Rule {
         start: Tokens,
         end: Tokens,
     },
+    #[error("the draft of sequence {seq} is not what was proposed, too long, or where none can be")]
+    BadDraft { seq: SeqId },
+    #[error("{given} draft tokens planned, at most {limit} allowed")]
+    TooManyDrafts { limit: Tokens, given: Tokens },
+    #[error("the draft of sequence {seq} took a block whose content was cached")]
+    DraftEvicted { seq: SeqId },
     #[error("running sequences are not in order of rank, from {seq}")]
     OutOfOrder { seq: SeqId },
     #[error("running sequence {seq} was passed over")]

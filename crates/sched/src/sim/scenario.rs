@@ -57,6 +57,7 @@ enum Kind {
     Admit,
     Step,
     StepCancelling,
+    Propose,
     Abandon,
     Cancel,
     Preempt,
@@ -88,6 +89,7 @@ fn draw_odds(rng: &mut Rng) -> Odds {
         odd(Kind::DropCached, 2),
         odd(Kind::LoseSlot, 1),
         odd(Kind::StepDamaged, 2),
+        odd(Kind::Propose, 20),
     ];
     odds.push((Kind::Admit, rng.between(1, 10)));
     odds.push((Kind::Step, rng.between(4, 20)));
@@ -125,6 +127,7 @@ impl Scenario {
                 waiting_max: rng.between(1, 8) as usize,
                 step_tokens_max: Tokens(rng.between(1, 24)),
                 chunk_max,
+                draft_max: Tokens(rng.between(0, 12)),
                 model_len_max: Tokens(rng.between(4, 48)),
                 prefix_caching,
                 partial_hits: !rng.one_in(4),
@@ -182,6 +185,10 @@ impl Scenario {
         match (kind, target) {
             (Some(Kind::Admit), _) => Event::Admit(self.draw_sequence(rng)),
             (Some(Kind::StepCancelling), Some(seq)) => Event::StepCancelling(seq),
+            (Some(Kind::Propose), Some(seq)) => {
+                let len = rng.between(1, 8);
+                Event::Propose(seq, rng.tokens(len))
+            }
             (Some(Kind::Abandon), _) => Event::Abandon,
             (Some(Kind::Cancel), Some(seq)) => Event::Cancel(seq),
             (Some(Kind::Preempt), Some(seq)) => Event::Preempt(seq),

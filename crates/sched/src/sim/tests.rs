@@ -70,6 +70,15 @@ fn a_restored_block_of_another_prefix_is_found() {
     );
 }
 
+#[test]
+fn an_index_over_rejected_tokens_is_found() {
+    let violation = run_planted(0..200, Some(PlantedBug::IndexRejected)).unwrap_err();
+    assert!(
+        matches!(violation.what, Rule::BadIndex { .. }),
+        "{violation}"
+    );
+}
+
 /// All histories of `len` events over an alphabet that reaches every door, each drained to its end.
 fn run_all(scenario: &Scenario, len: u32) -> SimReport {
     let prompt = |text: &str| {
@@ -97,6 +106,7 @@ fn run_all(scenario: &Scenario, len: u32) -> SimReport {
             Event::Step,
             Event::StepCancelling(newest),
             Event::Abandon,
+            Event::Propose(oldest, [0, 1, 1].map(TokenId).to_vec()),
             Event::Cancel(oldest),
             Event::Preempt(oldest),
             Event::Preempt(newest),
@@ -105,12 +115,12 @@ fn run_all(scenario: &Scenario, len: u32) -> SimReport {
         ]
     };
     let mut report = SimReport::default();
-    for history in 0..11usize.pow(len) {
+    for history in 0..12usize.pow(len) {
         let mut world = World::new(scenario, None);
         let mut digits = history;
         for _ in 0..len {
-            let event = alphabet(&world)[digits % 11].clone();
-            digits /= 11;
+            let event = alphabet(&world)[digits % 12].clone();
+            digits /= 12;
             world
                 .apply(event)
                 .unwrap_or_else(|rule| panic!("history {history}: {rule}"));
@@ -138,6 +148,7 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
             waiting_max: 2,
             step_tokens_max: Tokens(step_tokens_max),
             chunk_max: None,
+            draft_max: Tokens(2),
             model_len_max: Tokens(8),
             prefix_caching: true,
             partial_hits: true,
@@ -154,6 +165,7 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
         "transfers_refused",
         "refused_too_long",
         "finished_stop",
+        "ended_in_draft",
         "overtook_by_priority",
         "overtook_by_tenant",
         "guaranteed_steps",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kvist_base::{Blocks, FinishReason, SeqId, TokenId, Tokens};
+use kvist_base::{BlockId, Blocks, FinishReason, SeqId, TokenId, Tokens};
 
 use super::device::FakeDevice;
 use super::model::{FakeModel, Tag};
@@ -10,7 +10,7 @@ use super::report::{Rule, SimReport};
 use super::scenario::Scenario;
 use crate::config::{AdmitError, Fairness};
 use crate::kv::{PlantedBug, Spill, TierSlot};
-use crate::plan::{ChunkOutcome, StepOutcome, StepPlan};
+use crate::plan::{Chunk, ChunkEnd, ChunkOutcome, StepOutcome, StepPlan};
 use crate::scheduler::Scheduler;
 use crate::sequence::{FinishedSequence, NewSequence, SequenceState};
 
@@ -25,6 +25,8 @@ pub(super) enum Event {
     StepCancelling(SeqId),
     /// A step is decided and fails on the device.
     Abandon,
+    /// What may follow a sequence is proposed.
+    Propose(SeqId, Vec<TokenId>),
     Cancel(SeqId),
     Preempt(SeqId),
     Reset,
@@ -47,6 +49,8 @@ pub(super) struct Client {
     pub(super) tenant: u64,
     /// What the tenant was charged for.
     pub(super) charged_len: usize,
+    /// What was proposed to follow `tokens`.
+    pub(super) proposed: Vec<TokenId>,
 }
 
 /// What the observer looks at before and after a plan is made.
@@ -55,6 +59,8 @@ pub(super) struct Before {
     pub(super) running: Vec<SeqId>,
     /// In the order in which they must be let in.
     pub(super) waiting: Vec<SeqId>,
+    /// Blocks with content worth keeping.
+    pub(super) indexed: Vec<BlockId>,
 }
 
 #[derive(Debug)]
@@ -109,6 +115,7 @@ impl World {
             Event::Step => self.step(None)?,
             Event::StepCancelling(seq) => self.step(Some(seq))?,
             Event::Abandon => self.abandon()?,
+            Event::Propose(seq, draft) => self.propose(seq, draft)?,
             Event::Cancel(seq) => self.cancel(seq)?,
             Event::Preempt(seq) => self.preempt(seq),
             Event::Reset => match self.scheduler.reset_prefix_cache() {
@@ -169,6 +176,8 @@ impl World {
         self.report.copied_blocks += totals.copied_blocks;
         self.report.spilled_blocks += totals.spilled_blocks;
         self.report.restored_blocks += totals.restored_blocks;
+        self.report.drafted_tokens += totals.drafted_tokens;
+        self.report.accepted_tokens += totals.accepted_tokens;
         Ok(self.report)
     }
 
@@ -192,6 +201,7 @@ impl World {
             priority: sequence.priority,
             tenant: sequence.tenant,
             charged_len: 0,
+            proposed: Vec::new(),
         };
         let result = self.scheduler.admit(sequence);
         match &result {
@@ -217,9 +227,12 @@ impl World {
 
     /// Has a plan made, and looks at it from outside.
     pub(super) fn plan(&mut self) -> Result<StepPlan, Rule> {
+        let pool = &self.scheduler.pool;
+        let ids = (0..self.scheduler.blocks_limit().0).map(BlockId);
         let before = Before {
             running: self.scheduler.running.iter().collect(),
             waiting: self.waiting_in_order(),
+            indexed: ids.filter(|id| pool.content_of(*id).is_some()).collect(),
         };
         let plan = self.scheduler.schedule();
         for seq in plan.preempted() {
@@ -235,8 +248,9 @@ impl World {
 
     fn count_plan(&mut self, plan: &StepPlan, before: &Before) {
         self.report.steps += u64::from(!plan.is_empty());
+        let known: Tokens = plan.chunks().iter().map(Chunk::known_count).sum();
         let has_place = self.scheduler.running_count() < self.scheduler.config().running_max
-            && plan.token_count() < self.scheduler.config().step_tokens_max;
+            && known < self.scheduler.config().step_tokens_max;
         let has_waiting = self.scheduler.waiting_count() > 0;
         self.report.waited_for_blocks +=
             u64::from(has_place && has_waiting && plan.preempted().is_empty());
@@ -282,22 +296,22 @@ impl World {
         plan: StepPlan,
         cancelled: Option<SeqId>,
     ) -> Result<(), Rule> {
-        let ends = self.device.run(&self.scheduler, &plan)?;
+        let tags = self.device.run(&self.scheduler, &plan)?;
         let mut outcome = StepOutcome { chunks: Vec::new() };
-        for (chunk, end) in plan.chunks().iter().zip(ends) {
-            outcome.chunks.push(self.outcome(chunk.wants_logits, end));
+        for (chunk, tags) in plan.chunks().iter().zip(tags) {
+            let mut told = self.outcome(chunk, &tags);
             if cancelled == Some(chunk.seq) {
                 self.report.cancelled_in_step += 1;
-                let reason = FinishReason::Cancelled;
-                *outcome.chunks.last_mut().expect("just pushed") = ChunkOutcome::Finished {
+                told.end = ChunkEnd::Finished {
                     token: None,
-                    reason,
+                    reason: FinishReason::Cancelled,
                 };
             }
+            outcome.chunks.push(told);
         }
         let mut ended = Vec::new();
         for (chunk, outcome) in plan.chunks().iter().zip(&outcome.chunks) {
-            ended.extend(self.tell_client(chunk.seq, *outcome));
+            ended.extend(self.tell_client(chunk, *outcome));
         }
         for (chunk, outcome) in plan.chunks().iter().zip(&outcome.chunks) {
             self.charge(chunk, *outcome);
@@ -318,28 +332,48 @@ impl World {
         Ok(())
     }
 
-    fn outcome(&self, wants_logits: bool, end: Tag) -> ChunkOutcome {
-        if wants_logits {
-            self.model.sample(end)
-        } else {
-            ChunkOutcome::Advanced
+    /// What the model says at the chunk's last known token and after each draft token that it said
+    /// itself.
+    fn outcome(&mut self, chunk: &Chunk, tags: &[Tag]) -> ChunkOutcome {
+        if !chunk.wants_logits {
+            return ChunkEnd::Advanced.into();
         }
+        let draft = self.scheduler.live(chunk.seq).draft.iter();
+        let mut end = self.model.sample(tags[0]);
+        let mut accepted = Tokens(0);
+        for (token, tag) in draft.zip(&tags[1..]) {
+            if end != ChunkEnd::Sampled(*token) {
+                break;
+            }
+            accepted += Tokens(1);
+            end = self.model.sample(*tag);
+        }
+        self.report.rejected_drafts += u64::from(accepted < chunk.draft_len);
+        let is_over = matches!(end, ChunkEnd::Finished { .. });
+        self.report.ended_in_draft += u64::from(is_over && !accepted.is_empty());
+        ChunkOutcome { accepted, end }
     }
 
-    /// Gives the client its token; says whether and why its sequence must now be over.
-    fn tell_client(&mut self, seq: SeqId, outcome: ChunkOutcome) -> Option<(SeqId, FinishReason)> {
-        let client = self.clients.get_mut(&seq).expect("plans were checked");
-        match outcome {
-            ChunkOutcome::Advanced => None,
-            ChunkOutcome::Sampled(token) => {
-                client.tokens.push(token);
+    /// Gives the client its tokens; says whether and why its sequence must now be over.
+    fn tell_client(
+        &mut self,
+        chunk: &Chunk,
+        outcome: ChunkOutcome,
+    ) -> Option<(SeqId, FinishReason)> {
+        let client = self
+            .clients
+            .get_mut(&chunk.seq)
+            .expect("plans were checked");
+        let draft = std::mem::take(&mut client.proposed);
+        client.tokens.extend(&draft[..outcome.accepted.len()]);
+        client.tokens.extend(outcome.end.token());
+        match outcome.end {
+            ChunkEnd::Advanced => None,
+            ChunkEnd::Sampled(_) => {
                 let is_full = client.tokens.len() == client.len_max.len();
-                is_full.then_some((seq, FinishReason::Length))
+                is_full.then_some((chunk.seq, FinishReason::Length))
             }
-            ChunkOutcome::Finished { token, reason } => {
-                client.tokens.extend(token);
-                Some((seq, reason))
-            }
+            ChunkEnd::Finished { reason, .. } => Some((chunk.seq, reason)),
         }
     }
 
@@ -388,6 +422,11 @@ impl World {
         // The device may have written any part of it.
         self.report.abandoned_spills += plan.spills().len() as u64;
         self.report.abandoned_restores += plan.restores().len() as u64;
+        let drafts = plan
+            .chunks()
+            .iter()
+            .filter(|chunk| !chunk.draft_len.is_empty());
+        self.report.abandoned_drafts += drafts.count() as u64;
         self.report.abandoned_copies += plan.copies().len() as u64;
         self.device.fail(&self.scheduler, &plan)?;
         self.scheduler.abandon(plan);

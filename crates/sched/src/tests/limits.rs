@@ -193,11 +193,12 @@ fn a_stop_counts_its_token_only_if_given() {
         let mut scheduler = scheduler(config());
         scheduler.admit(sequence(0, 0, 7)).unwrap();
         let plan = scheduler.schedule();
-        let stop = ChunkOutcome::Finished {
+        let stop = ChunkEnd::Finished {
             token,
             reason: FinishReason::Stop,
         };
-        let finished = scheduler.commit(plan, StepOutcome { chunks: vec![stop] });
+        let chunks = vec![stop.into()];
+        let finished = scheduler.commit(plan, StepOutcome { chunks });
         assert_eq!(finished[0].output_len, Tokens(output_len));
         assert_eq!(finished[0].reason, FinishReason::Stop);
         assert_eq!(counts(&scheduler), (15, 0, 1));

@@ -1,6 +1,7 @@
 //! Stories with literal block ids, one for each rule.
 
 mod cache;
+mod draft;
 mod fairness;
 mod limits;
 mod order;
@@ -23,6 +24,7 @@ fn config() -> SchedulerConfig {
         waiting_max: 8,
         step_tokens_max: Tokens(64),
         chunk_max: None,
+        draft_max: Tokens(16),
         model_len_max: Tokens(64),
         prefix_caching: true,
         partial_hits: false,
@@ -54,9 +56,9 @@ fn commit(scheduler: &mut Scheduler, plan: StepPlan) -> Vec<FinishedSequence> {
     let outcome = |chunk: &Chunk| {
         if chunk.wants_logits {
             let id = u32::try_from(chunk.seq.0).unwrap();
-            ChunkOutcome::Sampled(TokenId(900_000 + 1000 * id + chunk.end.0))
+            ChunkEnd::Sampled(TokenId(900_000 + 1000 * id + chunk.end.0)).into()
         } else {
-            ChunkOutcome::Advanced
+            ChunkEnd::Advanced.into()
         }
     };
     let chunks = plan.chunks().iter().map(outcome).collect();
@@ -95,10 +97,11 @@ fn counts(scheduler: &Scheduler) -> (u32, u32, u32) {
 }
 
 fn stop() -> ChunkOutcome {
-    ChunkOutcome::Finished {
+    ChunkEnd::Finished {
         token: None,
         reason: FinishReason::Stop,
     }
+    .into()
 }
 
 /// A kind of its own for each sequence.

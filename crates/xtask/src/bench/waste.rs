@@ -5,8 +5,7 @@ use std::error::Error;
 
 use kvist_base::{Blocks, SeqId, TokenId, Tokens};
 use kvist_sched::{
-    Admission, ChunkOutcome, Fairness, NewSequence, Scheduler, SchedulerConfig, StepOutcome,
-    StepPlan,
+    Admission, ChunkEnd, Fairness, NewSequence, Scheduler, SchedulerConfig, StepOutcome, StepPlan,
 };
 
 use super::Measured;
@@ -95,6 +94,7 @@ fn config(arguments: &Arguments, model_len_max: Tokens) -> SchedulerConfig {
         waiting_max: arguments.requests as usize,
         step_tokens_max: Tokens(512),
         chunk_max: None,
+        draft_max: Tokens::ZERO,
         model_len_max,
         prefix_caching: true,
         partial_hits: true,
@@ -149,8 +149,8 @@ fn replay(scheduler: &mut Scheduler, rows: &[Lengths]) -> Result<Vec<Step>, Box<
 /// enough.
 fn outcome(plan: &StepPlan) -> StepOutcome {
     let chunks = plan.chunks().iter().map(|chunk| match chunk.wants_logits {
-        true => ChunkOutcome::Sampled(TokenId(0)),
-        false => ChunkOutcome::Advanced,
+        true => ChunkEnd::Sampled(TokenId(0)).into(),
+        false => ChunkEnd::Advanced.into(),
     });
     StepOutcome {
         chunks: chunks.collect(),
