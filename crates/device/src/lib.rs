@@ -17,8 +17,8 @@ pub use error::DeviceError;
 pub use kvist_kernels::RopeStyle;
 pub use kvist_kernels::quant::decode_row;
 pub use ops::{
-    AttentionOp, Buf, BufSpec, Element, Epilogue, KvCache, KvReaders, KvSpec, KvWriteOp, MatmulOp,
-    Op, RopeOp, Weight,
+    AttentionOp, Buf, BufSpec, Element, Epilogue, GatedOp, KvCache, KvReaders, KvSpec, KvWriteOp,
+    MatmulOp, Op, Projection, QkvOp, RopeOp, Weight,
 };
 
 use std::ops::Range;

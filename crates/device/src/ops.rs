@@ -100,6 +100,46 @@ pub struct MatmulOp {
     pub epilogue: Epilogue,
 }
 
+/// One of several products with the same input: `out[n][rows] = x[n][cols] W^T + bias`
+#[derive(Clone, Copy, Debug)]
+pub struct Projection {
+    /// The matrix.
+    pub weight: Weight,
+    /// [rows], added to every row of the product.
+    pub bias: Option<Buf>,
+    /// [n][rows]
+    pub out: Buf,
+}
+
+/// Queries, keys and values of the same rows: three products, between which no thread has to wait.
+#[derive(Clone, Copy, Debug)]
+pub struct QkvOp {
+    /// [n][cols]
+    pub x: Buf,
+    /// Rows of `x`.
+    pub n: usize,
+    /// Queries, keys, values.
+    pub projections: [Projection; 3],
+}
+
+/// The gated half of an MLP: `out[n][rows] = silu(x W_gate^T) * (x W_up^T)`
+#[derive(Clone, Copy, Debug)]
+pub struct GatedOp {
+    /// W_gate.
+    pub gate: Weight,
+    /// W_up, of the same shape.
+    pub up: Weight,
+    /// [n][cols]
+    pub x: Buf,
+    /// [n][rows]
+    pub out: Buf,
+    /// [n][rows]: room for the second product where the two cannot be computed side by side. What it
+    /// holds afterwards is not defined.
+    pub room: Buf,
+    /// Rows of `x`.
+    pub n: usize,
+}
+
 /// Attention of rows over paged keys and values, prefill and decode mixed.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionOp {
@@ -185,6 +225,10 @@ pub enum Op {
     },
     /// Matrix product.
     Matmul(MatmulOp),
+    /// Queries, keys and values.
+    Qkv(QkvOp),
+    /// Two products and the gate between them.
+    Gated(GatedOp),
     /// `cos[i][j], sin[i][j]` of `positions[i] * inv_freq[j]`, `j < half`, for [`Op::Rope`].
     RopeAngles {
         positions: Buf,
@@ -200,7 +244,7 @@ pub enum Op {
     KvWrite(KvWriteOp),
     /// Attention.
     Attention(AttentionOp),
-    /// `gate = silu(gate) * up`
+    /// `gate = silu(gate) * up`: the second half of [`Op::Gated`], for values that are in memory.
     SiluMul { gate: Buf, up: Buf, len: usize },
     /// `out[i] = x[rows[i]]`
     GatherRows {
@@ -210,4 +254,17 @@ pub enum Op {
         n: usize,
         dim: usize,
     },
+}
+
+impl Op {
+    /// The matrices it multiplies with, in the order it needs them.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = Weight> {
+        let matrices = match self {
+            Self::Matmul(op) => [Some(op.weight), None, None],
+            Self::Qkv(op) => op.projections.map(|projection| Some(projection.weight)),
+            Self::Gated(op) => [Some(op.gate), Some(op.up), None],
+            _ => [None; 3],
+        };
+        matrices.into_iter().flatten()
+    }
 }

@@ -29,12 +29,15 @@ pub use attention::{
     SequenceSpan, kv_write, paged_attention,
 };
 pub use isa::{Isa, IsaError};
-pub use matmul::{Epilogue, FedProduct, PanelFeed, Product, matmul, matmul_fed};
+pub use matmul::{
+    Epilogue, FedProduct, GatedProduct, PanelFeed, Product, matmul, matmul_each, matmul_fed,
+    matmul_gated,
+};
 pub use norm::rms_norm;
 pub use panel::{PANEL_ROWS, PanelMatrix, pack_panel, packed_bytes, panel_bytes};
 pub use pool::Pool;
 pub use rope::{RopeStyle, Rotation, rope_angles, rope_row};
 pub use shared::{
-    ColumnTiles, TileIdx, TileMut, Tiling, WorkerLocal, for_each_chunk, for_each_chunk_on,
+    ColumnTiles, Tail, TileMut, Tiling, WorkerLocal, for_each_chunk, for_each_chunk_on,
     for_each_tile,
 };

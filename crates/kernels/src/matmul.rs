@@ -14,23 +14,25 @@
 //! Then the bias is added, then (for [`Epilogue::Accumulate`]) the old output.
 
 mod fed;
+mod gated;
 mod scalar;
 #[cfg(test)]
 mod tests;
 
 pub use fed::{FedProduct, PanelFeed, matmul_fed};
+pub use gated::{GatedProduct, matmul_gated};
 
 use std::ops::Range;
 
 use kvist_base::QuantFormat;
 
-use crate::acts::{Activations, act_format};
+use crate::acts::{ActRows, Activations, act_format};
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86;
 use crate::isa::{Isa, Tier};
 use crate::panel::{PANEL_ROWS, PanelMatrix};
 use crate::pool::Pool;
-use crate::shared::{ColumnTiles, TileMut, Tiling, for_each_tile};
+use crate::shared::{ColumnTiles, Tail, TileMut, Tiling, for_each_tile};
 
 /// Token rows of one task: their codes stay in the second-level cache while panels pass.
 const TILE_TOKENS: usize = 96;
@@ -39,6 +41,10 @@ const TILE_TOKENS: usize = 96;
 const TASK_WEIGHT_BYTES: usize = 64 << 10;
 /// Multiply-adds of one task when many tokens share the weights.
 const TASK_MACS: usize = 4 << 20;
+/// The last tasks of a run are this many times smaller, so that threads finish together.
+const TAIL_FACTOR: usize = 4;
+/// How many tasks a thread has of those.
+const TAIL_TASKS: usize = 2 * TAIL_FACTOR;
 
 /// What becomes of a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,62 +85,137 @@ pub(crate) type PanelOut = [[f32; PANEL_ROWS]];
 /// When `x` was not prepared for the weights' format or has other columns, or when `out` or the
 /// bias has the wrong length.
 pub fn matmul(isa: Isa, pool: &Pool, product: &Product<'_>, x: &Activations, out: &mut [f32]) {
-    let weights = &product.weights;
-    let (tokens, rows) = (x.tokens(), weights.rows());
+    matmul_each(isa, pool, [(*product, out)], x);
+}
+
+/// [`matmul`] of several matrices with the same input, in one run of the pool: the same bits.
+///
+/// # Panics
+/// As [`matmul`].
+pub fn matmul_each<const N: usize>(
+    isa: Isa,
+    pool: &Pool,
+    products: [(Product<'_>, &mut [f32]); N],
+    x: &Activations,
+) {
+    for (product, out) in &products {
+        let rows = product.weights.rows();
+        assert_fits(&product.weights, x, out);
+        assert!(
+            product.bias.is_none_or(|bias| bias.len() == rows),
+            "a bias for each row"
+        );
+    }
+    if x.tokens() == 0 {
+        return;
+    }
+    let weights = products.each_ref().map(|(product, _)| *product);
+    let tilings = tilings(pool.threads(), x, weights.map(|product| [product.weights]));
+    let mut tilings = tilings.into_iter();
+    let tiles = products.map(|(_, out)| {
+        let tiling = tilings.next().expect("one for each product");
+        ColumnTiles::new(out, x.tokens(), tiling)
+    });
+    for_each_tile(pool, tiles, &|matrix, _, tile| {
+        multiply_tile(isa, &weights[matrix], x, tile);
+    });
+}
+
+fn assert_fits(weights: &PanelMatrix<'_>, x: &Activations, out: &[f32]) {
     assert_eq!(
         x.format(),
         act_format(weights.format()),
         "x is prepared for these weights"
     );
     assert_eq!(x.cols(), weights.cols(), "x has a value for each column");
-    assert_eq!(out.len(), tokens * rows, "out is [tokens][rows]");
-    assert!(
-        product.bias.is_none_or(|bias| bias.len() == rows),
-        "a bias for each row"
+    assert_eq!(
+        out.len(),
+        x.tokens() * weights.rows(),
+        "out is [tokens][rows]"
     );
-    if out.is_empty() {
-        return;
-    }
-    let tile_tokens = tokens.min(TILE_TOKENS);
-    let macs = tile_tokens * PANEL_ROWS * weights.cols();
-    let panels = (TASK_WEIGHT_BYTES / weights.panel_bytes().max(1))
-        .min(TASK_MACS / macs.max(1))
-        .clamp(1, rows.div_ceil(PANEL_ROWS));
-    let tiling = Tiling {
-        stride: rows,
-        columns: rows,
-        tile_rows: tile_tokens,
-        tile_columns: panels * PANEL_ROWS,
+}
+
+/// How each output is cut into tasks. An output is the product of `M` matrices of equal shape; the
+/// outputs are computed in order, so the tail of the run is at the end of the last ones.
+fn tilings<const N: usize, const M: usize>(
+    threads: usize,
+    x: &Activations,
+    outputs: [[PanelMatrix<'_>; M]; N],
+) -> [Tiling; N] {
+    let tile_rows = x.tokens().min(TILE_TOKENS);
+    let row_tiles = x.tokens().div_ceil(tile_rows);
+    // Cutting into tasks of equal cost would not do: a thread may begin its last one as the others end.
+    let mut tail_tasks = match threads {
+        1 => 0,
+        _ => (threads * TAIL_TASKS).div_ceil(row_tiles),
     };
-    for_each_tile(
-        pool,
-        ColumnTiles::new(out, tokens, tiling),
-        &|_, _, tile| {
-            multiply_tile(isa, product, x, tile);
-        },
-    );
+    let mut tilings = outputs.map(|matrices| {
+        let bytes: usize = matrices.iter().map(PanelMatrix::panel_bytes).sum();
+        let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
+        let macs = M * tile_rows * PANEL_ROWS * cols;
+        let panels = (TASK_WEIGHT_BYTES / bytes.max(1))
+            .min(TASK_MACS / macs.max(1))
+            .clamp(1, rows.div_ceil(PANEL_ROWS).max(1));
+        Tiling {
+            stride: rows,
+            columns: rows,
+            tile_rows,
+            tile_columns: panels * PANEL_ROWS,
+            tail: Tail {
+                columns: 0,
+                tile_columns: panels.div_ceil(TAIL_FACTOR) * PANEL_ROWS,
+            },
+        }
+    });
+    for tiling in tilings.iter_mut().rev() {
+        let Tail {
+            columns,
+            tile_columns,
+        } = &mut tiling.tail;
+        *columns = tiling.columns.min(tail_tasks * *tile_columns);
+        tail_tasks -= columns.div_ceil(*tile_columns);
+    }
+    tilings
 }
 
 /// All panels of one tile, one after the other.
 fn multiply_tile(isa: Isa, product: &Product<'_>, x: &Activations, tile: &mut TileMut<'_>) {
-    let mut results = [[0.0; PANEL_ROWS]; TILE_TOKENS];
     let finish = Finish {
         bias: product.bias,
         epilogue: product.epilogue,
     };
-    for offset in (0..tile.columns()).step_by(PANEL_ROWS) {
-        let panel = Panel {
-            format: product.weights.format(),
-            cols: product.weights.cols(),
-            data: product
-                .weights
-                .panel((tile.first_column() + offset) / PANEL_ROWS),
-        };
-        let part = TilePart {
-            rows: 0..tile.rows(),
-            offset,
-        };
-        multiply_part(isa, (panel, finish), x, (tile, part), &mut results);
+    let rows = tile.rows();
+    with_results::<1>(rows, |[results]| {
+        for offset in (0..tile.columns()).step_by(PANEL_ROWS) {
+            let panel = panel_at(&product.weights, tile.first_column() + offset);
+            let part = TilePart {
+                rows: 0..rows,
+                offset,
+            };
+            multiply_part(isa, (panel, finish), x, (tile, part), results);
+        }
+    });
+}
+
+/// The panel of the rows from `first` on.
+fn panel_at<'a>(weights: &PanelMatrix<'a>, first: usize) -> Panel<'a> {
+    Panel {
+        format: weights.format(),
+        cols: weights.cols(),
+        data: weights.panel(first / PANEL_ROWS),
+    }
+}
+
+/// Lends memory for the results of `M` panels and at most [`TILE_TOKENS`] tokens.
+fn with_results<const M: usize>(tokens: usize, f: impl FnOnce([&mut PanelOut; M])) {
+    /// Clearing room for more would cost a task of few tokens as much as some of its products.
+    const FEW: usize = 8;
+    if tokens <= FEW {
+        let mut results = [[[0.0; PANEL_ROWS]; FEW]; M];
+        f(results.each_mut().map(|results| &mut results[..tokens]));
+    } else {
+        let mut results = [[[0.0; PANEL_ROWS]; TILE_TOKENS]; M];
+        f(results.each_mut().map(|results| &mut results[..tokens]));
     }
 }
 
@@ -145,6 +226,39 @@ struct Finish<'a> {
     epilogue: Epilogue,
 }
 
+impl Finish<'_> {
+    /// Brings one token's results of a panel, whose first row is `first`, to the output.
+    fn apply(self, first: usize, result: &mut [f32; PANEL_ROWS], out: &mut [f32]) {
+        if let Some(bias) = self.bias {
+            add(result, &bias[first..]);
+        }
+        match self.epilogue {
+            Epilogue::Store => store(result, out),
+            Epilogue::Accumulate => add(out, result),
+        }
+    }
+}
+
+/// `to += from`, as far as both go. Most rows are whole panels, whose length the compiler then knows.
+fn add(to: &mut [f32], from: &[f32]) {
+    match (to.first_chunk_mut(), from.first_chunk()) {
+        (Some(to), Some(from)) => add_each::<PANEL_ROWS>(to, from),
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
+    }
+}
+
+fn add_each<const N: usize>(to: &mut [f32; N], from: &[f32; N]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+}
+
+/// The front of `result`, as long as `out` is.
+fn store(result: &[f32; PANEL_ROWS], out: &mut [f32]) {
+    match out.first_chunk_mut() {
+        Some(out) => *out = *result,
+        None => out.copy_from_slice(&result[..out.len()]),
+    }
+}
+
 /// One panel's columns of some rows of a tile.
 struct TilePart {
     /// Rows of the tile, at most [`TILE_TOKENS`].
@@ -153,37 +267,39 @@ struct TilePart {
     offset: usize,
 }
 
+impl TilePart {
+    fn columns(&self, tile: &TileMut<'_>) -> Range<usize> {
+        self.offset..tile.columns().min(self.offset + PANEL_ROWS)
+    }
+}
+
 /// One panel for some tokens. `results` is memory to work in: a tile's panels share it.
 fn multiply_part(
     isa: Isa,
     (panel, finish): (Panel<'_>, Finish<'_>),
     x: &Activations,
     (tile, part): (&mut TileMut<'_>, TilePart),
-    results: &mut [[f32; PANEL_ROWS]; TILE_TOKENS],
+    results: &mut PanelOut,
 ) {
-    let TilePart { rows, offset } = part;
+    let columns = part.columns(tile);
+    let first = tile.first_column() + part.offset;
+    let rows = part.rows;
     let results = &mut results[..rows.len()];
     let tokens = x.rows(tile.first_row() + rows.start, rows.len());
-    match isa.tier() {
-        Tier::Scalar => scalar::multiply_panel(panel, tokens, results),
-        #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => {
-            x86::multiply_panel(isa, panel, tokens, results);
-        }
-    }
-    let columns = offset..tile.columns().min(offset + PANEL_ROWS);
-    let first = tile.first_column() + offset;
+    multiply_panel(isa, panel, tokens, results);
     for (row, result) in rows.zip(results) {
         let out = &mut tile.row_mut(row)[columns.clone()];
-        if let Some(bias) = finish.bias {
-            result
-                .iter_mut()
-                .zip(&bias[first..])
-                .for_each(|(y, bias)| *y += bias);
-        }
-        match finish.epilogue {
-            Epilogue::Store => out.copy_from_slice(&result[..out.len()]),
-            Epilogue::Accumulate => out.iter_mut().zip(result).for_each(|(out, y)| *out += *y),
+        finish.apply(first, result, out);
+    }
+}
+
+/// The sums of one panel for the tokens of `x`.
+fn multiply_panel(isa: Isa, panel: Panel<'_>, x: ActRows<'_>, results: &mut PanelOut) {
+    match isa.tier() {
+        Tier::Scalar => scalar::multiply_panel(panel, x, results),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => {
+            x86::multiply_panel(isa, panel, x, results);
         }
     }
 }

@@ -5,12 +5,14 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
 
 use crate::pool::Pool;
 
 /// A pointer that tasks share; its users only make disjoint references from it.
+#[derive(Debug)]
 struct Base<T>(*mut T);
 
 // SAFETY: sharing the pointer is sharing the right to make `&mut T` on another thread, which is
@@ -64,6 +66,11 @@ pub fn for_each_chunk_on<T: Send>(
 }
 
 /// How a row-major matrix is cut into tiles.
+///
+/// ```text
+/// column   0                               columns - tail      columns
+///          |  tile_columns  |  tile_columns  | narrow | narrow | narrow |
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tiling {
     /// Values from one row to the next.
@@ -74,23 +81,56 @@ pub struct Tiling {
     pub tile_rows: usize,
     /// Columns of a tile; the last tile may have fewer.
     pub tile_columns: usize,
+    /// The right end.
+    pub tail: Tail,
 }
 
-/// Which tile: its place among the tiles, not among the values.
+/// Columns at the right end of a matrix that are cut finer: the last tasks of a run are then small, and
+/// threads finish together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TileIdx {
-    /// Tile row.
-    pub row: usize,
-    /// Tile column.
-    pub column: usize,
+pub struct Tail {
+    /// How many, at least; all that are left of the first wide tile that does not fit before them.
+    pub columns: usize,
+    /// Columns of a tile there.
+    pub tile_columns: usize,
+}
+
+impl Tiling {
+    /// Wide tiles before the tail.
+    fn wide(&self) -> usize {
+        if self.tail.columns == 0 {
+            return self.columns.div_ceil(self.tile_columns);
+        }
+        self.columns.saturating_sub(self.tail.columns) / self.tile_columns
+    }
+
+    fn column_tiles(&self) -> usize {
+        let before = self.wide() * self.tile_columns;
+        let tail = self.columns.saturating_sub(before);
+        self.wide() + tail.div_ceil(self.tail.tile_columns)
+    }
+
+    /// The columns of tile `index`, counted from the left.
+    fn columns_of(&self, index: usize) -> Range<usize> {
+        let wide = self.wide();
+        let (start, len) = match index.checked_sub(wide) {
+            None => (index * self.tile_columns, self.tile_columns),
+            Some(narrow) => (
+                wide * self.tile_columns + narrow * self.tail.tile_columns,
+                self.tail.tile_columns,
+            ),
+        };
+        start..self.columns.min(start + len)
+    }
 }
 
 /// A `[rows][stride]` f32 matrix cut into tiles that tasks write independently.
 #[derive(Debug)]
 pub struct ColumnTiles<'a> {
-    data: &'a mut [f32],
+    base: Base<f32>,
     rows: usize,
     tiling: Tiling,
+    exclusive: PhantomData<&'a mut [f32]>,
 }
 
 impl<'a> ColumnTiles<'a> {
@@ -101,7 +141,7 @@ impl<'a> ColumnTiles<'a> {
     /// row may end after `columns` values.
     pub fn new(data: &'a mut [f32], rows: usize, tiling: Tiling) -> Self {
         assert!(
-            tiling.tile_rows > 0 && tiling.tile_columns > 0,
+            tiling.tile_rows > 0 && tiling.tile_columns > 0 && tiling.tail.tile_columns > 0,
             "a tile has both sides"
         );
         assert!(
@@ -119,41 +159,62 @@ impl<'a> ColumnTiles<'a> {
             needed.is_some_and(|n| n <= data.len()),
             "the matrix holds all its rows"
         );
-        Self { data, rows, tiling }
+        Self {
+            base: Base(data.as_mut_ptr()),
+            rows,
+            tiling,
+            exclusive: PhantomData,
+        }
+    }
+
+    fn row_tiles(&self) -> usize {
+        self.rows.div_ceil(self.tiling.tile_rows)
+    }
+
+    fn tiles(&self) -> usize {
+        self.row_tiles() * self.tiling.column_tiles()
+    }
+
+    /// # Safety
+    /// Each index is used once within the borrow of the matrix.
+    unsafe fn tile(&self, index: usize) -> TileMut<'_> {
+        let row_tiles = self.row_tiles();
+        let columns = self.tiling.columns_of(index / row_tiles);
+        let first_row = index % row_tiles * self.tiling.tile_rows;
+        TileMut {
+            base: &self.base,
+            stride: self.tiling.stride,
+            first_row,
+            rows: self.tiling.tile_rows.min(self.rows - first_row),
+            first_column: columns.start,
+            columns: columns.len(),
+            exclusive: PhantomData,
+        }
     }
 }
 
-/// Runs `f(tile, worker, view)` for each tile. Tiles of one column range follow each other, so
-/// what belongs to those columns (weights) is still in cache for the next rows.
+/// Runs `f(matrix, worker, tile)` for each tile of each matrix, in one run of the pool: matrices in
+/// order, and in each the tiles of one column range after each other, so that what belongs to those
+/// columns (weights) is still in cache for the next rows.
 ///
 /// # Panics
 /// As [`Pool::run`].
-pub fn for_each_tile(
+#[allow(clippy::needless_pass_by_value)] // whoever has the matrices could hand out a tile twice
+pub fn for_each_tile<const N: usize>(
     pool: &Pool,
-    tiles: ColumnTiles<'_>,
-    f: &(dyn Fn(TileIdx, usize, &mut TileMut<'_>) + Sync),
+    matrices: [ColumnTiles<'_>; N],
+    f: &(dyn Fn(usize, usize, &mut TileMut<'_>) + Sync),
 ) {
-    let ColumnTiles { data, rows, tiling } = tiles;
-    let base = Base(data.as_mut_ptr());
-    let row_tiles = rows.div_ceil(tiling.tile_rows);
-    let column_tiles = tiling.columns.div_ceil(tiling.tile_columns);
-    pool.run(row_tiles * column_tiles, &|index, worker| {
-        let tile = TileIdx {
-            row: index % row_tiles,
-            column: index / row_tiles,
-        };
-        let first_row = tile.row * tiling.tile_rows;
-        let first_column = tile.column * tiling.tile_columns;
-        let mut view = TileMut {
-            base: &base,
-            stride: tiling.stride,
-            first_row,
-            rows: tiling.tile_rows.min(rows - first_row),
-            first_column,
-            columns: tiling.tile_columns.min(tiling.columns - first_column),
-            exclusive: PhantomData,
-        };
-        f(tile, worker, &mut view);
+    let counts = matrices.each_ref().map(ColumnTiles::tiles);
+    pool.run(counts.iter().sum(), &|task, worker| {
+        let (mut matrix, mut index) = (0, task);
+        while index >= counts[matrix] {
+            index -= counts[matrix];
+            matrix += 1;
+        }
+        // SAFETY: tasks are as many as tiles, each runs once, and each gets a tile of its own.
+        let mut tile = unsafe { matrices[matrix].tile(index) };
+        f(matrix, worker, &mut tile);
     });
 }
 
@@ -330,6 +391,12 @@ mod tests {
     use std::num::NonZeroUsize;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    /// Nothing is cut finer.
+    const WHOLE: Tail = Tail {
+        columns: 0,
+        tile_columns: 1,
+    };
+
     fn pools() -> impl Iterator<Item = Pool> {
         (1..=4).map(|n| Pool::new(NonZeroUsize::new(n).unwrap()).unwrap())
     }
@@ -351,36 +418,70 @@ mod tests {
 
     #[test]
     fn tiles_cover_their_columns_once_and_leave_the_rest() {
-        let tiling = Tiling {
-            stride: 11,
-            columns: 10,
-            tile_rows: 2,
-            tile_columns: 4,
-        };
-        for pool in pools() {
-            let (rows, mut data) = (5, vec![0.5f32; 4 * 11 + 10]);
-            for_each_tile(
-                &pool,
-                ColumnTiles::new(&mut data, rows, tiling),
-                &|tile, _, view| {
-                    assert_eq!(
-                        (view.first_row(), view.first_column()),
-                        (tile.row * 2, tile.column * 4)
-                    );
-                    for row in 0..view.rows() {
-                        let value = view.first_row() + row;
-                        view.row_mut(row)
-                            .iter_mut()
-                            .for_each(|v| *v += value as f32);
-                    }
+        for (pool, tail) in pools().zip([0, 1, 5, 99]) {
+            let tiling = Tiling {
+                stride: 11,
+                columns: 10,
+                tile_rows: 2,
+                tile_columns: 4,
+                tail: Tail {
+                    columns: tail,
+                    tile_columns: 3,
                 },
-            );
-            for (index, value) in data.iter().enumerate() {
-                let (row, column) = (index / 11, index % 11);
-                let written = if column < 10 { row as f32 } else { 0.0 };
-                assert_eq!(*value, 0.5 + written, "row {row} column {column}");
+            };
+            let other = Tiling {
+                columns: 11,
+                ..tiling
+            };
+            let (rows, mut data) = (5, [vec![0.5f32; 4 * 11 + 10], vec![0.5; 5 * 11]]);
+            let [a, b] = &mut data;
+            let tiles = [
+                ColumnTiles::new(a, rows, tiling),
+                ColumnTiles::new(b, rows, other),
+            ];
+            for_each_tile(&pool, tiles, &|matrix, _, view| {
+                assert!(view.rows() <= 2 && view.columns() <= 4);
+                for row in 0..view.rows() {
+                    let value = 100 * matrix + view.first_row() + row;
+                    view.row_mut(row)
+                        .iter_mut()
+                        .for_each(|v| *v += value as f32);
+                }
+            });
+            for (matrix, (data, columns)) in data.iter().zip([10, 11]).enumerate() {
+                for (index, value) in data.iter().enumerate() {
+                    let (row, column) = (index / 11, index % 11);
+                    let written = if column < columns {
+                        100 * matrix + row
+                    } else {
+                        0
+                    };
+                    assert_eq!(*value, 0.5 + written as f32, "row {row} column {column}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_tail_is_cut_finer_and_begins_where_wide_tiles_end() {
+        let ranges = |columns, tail| {
+            let tiling = Tiling {
+                stride: columns,
+                columns,
+                tile_rows: 1,
+                tile_columns: 8,
+                tail: Tail {
+                    columns: tail,
+                    tile_columns: 3,
+                },
+            };
+            let tiles = 0..tiling.column_tiles();
+            tiles.map(|i| tiling.columns_of(i)).collect::<Vec<_>>()
+        };
+        assert_eq!(ranges(20, 0), [0..8, 8..16, 16..20]);
+        assert_eq!(ranges(20, 5), [0..8, 8..11, 11..14, 14..17, 17..20]);
+        assert_eq!(ranges(7, 99), [0..3, 3..6, 6..7]);
+        assert_eq!(ranges(0, 4), []);
     }
 
     #[test]
@@ -390,13 +491,14 @@ mod tests {
             columns: 4,
             tile_rows: 1,
             tile_columns: 2,
+            tail: WHOLE,
         };
         let pool = pools().next().unwrap();
         let mut data = [0.0f32; 8];
         let raised = catch_unwind(AssertUnwindSafe(|| {
             for_each_tile(
                 &pool,
-                ColumnTiles::new(&mut data, 2, tiling),
+                [ColumnTiles::new(&mut data, 2, tiling)],
                 &|_, _, view| {
                     view.row_mut(1)[0] = 1.0;
                 },
@@ -413,6 +515,7 @@ mod tests {
             columns: 3,
             tile_rows: 1,
             tile_columns: 2,
+            tail: WHOLE,
         };
         let fits = |len: usize| {
             let mut data = vec![0.0; len];

@@ -2,8 +2,8 @@
 //! they both write to.
 
 use kvist_device::{
-    AttentionOp, Buf, Device, Epilogue, ForwardBatch, KvCache, KvWriteOp, MatmulOp, Op, RopeOp,
-    RopeStyle, Weight,
+    AttentionOp, Buf, Device, Epilogue, ForwardBatch, GatedOp, KvCache, KvWriteOp, MatmulOp, Op,
+    Projection, QkvOp, RopeOp, RopeStyle, Weight,
 };
 
 use crate::binding::Binder;
@@ -196,9 +196,12 @@ impl Pass<'_> {
         let b = self.buffers;
         let c = self.config;
         self.norm(b.x, layer.attn_norm, b.normed, self.n);
-        self.linear(layer.q, b.normed, b.q, Epilogue::Store);
-        self.linear(layer.k, b.normed, b.k, Epilogue::Store);
-        self.linear(layer.v, b.normed, b.v, Epilogue::Store);
+        let to = |Linear { weight, bias }, out| Projection { weight, bias, out };
+        self.ops.push(Op::Qkv(QkvOp {
+            x: b.normed,
+            n: self.n,
+            projections: [to(layer.q, b.q), to(layer.k, b.k), to(layer.v, b.v)],
+        }));
         if let Rotation::By(style) = rotation {
             self.rope(b.q, c.heads, style);
             self.rope(b.k, c.kv_heads, style);
@@ -226,22 +229,26 @@ impl Pass<'_> {
             heads: c.heads,
             scale,
         }));
-        self.linear(layer.attn_out, b.attended, b.x, Epilogue::Accumulate);
+        self.add_linear(layer.attn_out, b.attended, b.x);
     }
 
     /// `x += W_down (silu(W_gate h) * W_up h)`, `h = norm(x)`
     pub(crate) fn mlp(&mut self, layer: &Layer) {
         let b = self.buffers;
-        let plain = |weight| Linear { weight, bias: None };
         self.norm(b.x, layer.ffn_norm, b.normed, self.n);
-        self.linear(plain(layer.gate), b.normed, b.gate, Epilogue::Store);
-        self.linear(plain(layer.up), b.normed, b.up, Epilogue::Store);
-        self.ops.push(Op::SiluMul {
-            gate: b.gate,
-            up: b.up,
-            len: self.n * self.config.ffn_dim,
-        });
-        self.linear(plain(layer.down), b.gate, b.x, Epilogue::Accumulate);
+        self.ops.push(Op::Gated(GatedOp {
+            gate: layer.gate,
+            up: layer.up,
+            x: b.normed,
+            out: b.gate,
+            room: b.up,
+            n: self.n,
+        }));
+        let down = Linear {
+            weight: layer.down,
+            bias: None,
+        };
+        self.add_linear(down, b.gate, b.x);
     }
 
     /// Logits, of the rows that want them only: the head is the largest matrix of small models.
@@ -281,7 +288,8 @@ impl Pass<'_> {
         });
     }
 
-    fn linear(&mut self, linear: Linear, x: Buf, out: Buf, epilogue: Epilogue) {
+    /// `out += W x + bias`
+    fn add_linear(&mut self, linear: Linear, x: Buf, out: Buf) {
         let Linear { weight, bias } = linear;
         self.ops.push(Op::Matmul(MatmulOp {
             weight,
@@ -289,7 +297,7 @@ impl Pass<'_> {
             x,
             out,
             n: self.n,
-            epilogue,
+            epilogue: Epilogue::Accumulate,
         }));
     }
 

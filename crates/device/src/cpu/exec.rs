@@ -29,6 +29,8 @@ impl CpuDevice {
                 device.rms_norm((x, weight), out, (n, dim), eps)
             }),
             Op::Matmul(op) => self.matmul(&op),
+            Op::Qkv(op) => self.qkv(&op),
+            Op::Gated(op) => self.gated(&op),
             Op::RopeAngles {
                 positions,
                 inv_freq,
@@ -158,7 +160,7 @@ impl CpuDevice {
         Ok(())
     }
 
-    fn silu_mul(&self, gate: &mut Lent, up: Buf, len: usize) -> Result<(), DeviceError> {
+    pub(super) fn silu_mul(&self, gate: &mut Lent, up: Buf, len: usize) -> Result<(), DeviceError> {
         /// Values a task takes: some microseconds of work.
         const CHUNK: usize = 4096;
         let up = self.f32("silu_mul", up, len)?;

@@ -342,10 +342,9 @@ impl ReadAhead {
 
     fn begin(&mut self, ops: &[Op], weights: &[Prepared]) -> Result<(), DeviceError> {
         self.fresh.clear();
-        self.fresh.extend(ops.iter().filter_map(|op| match op {
-            Op::Matmul(op) if streamed(weights, op.weight.idx).is_some() => Some(op.weight.idx),
-            _ => None,
-        }));
+        let matrices = ops.iter().flat_map(Op::matrices).map(|weight| weight.idx);
+        self.fresh
+            .extend(matrices.filter(|idx| streamed(weights, *idx).is_some()));
         if self.fresh.is_empty() {
             return Ok(());
         }

@@ -3,12 +3,12 @@
 
 use kvist_base::QuantFormat;
 
-use super::{Epilogue, Finish, Panel, TILE_TOKENS, TilePart, multiply_part};
+use super::{Epilogue, Finish, Panel, TILE_TOKENS, TilePart, multiply_part, with_results};
 use crate::acts::{Activations, act_format};
 use crate::isa::Isa;
 use crate::panel::{PANEL_ROWS, panel_bytes};
 use crate::pool::Pool;
-use crate::shared::{ColumnTiles, Tiling, for_each_tile};
+use crate::shared::{ColumnTiles, Tail, Tiling, for_each_tile};
 
 /// Where panels come from.
 pub trait PanelFeed: Sync {
@@ -79,22 +79,28 @@ pub fn matmul_fed(
         columns: rows,
         tile_rows: tokens,
         tile_columns: PANEL_ROWS,
+        tail: Tail {
+            columns: 0,
+            tile_columns: PANEL_ROWS,
+        },
     };
     for_each_tile(
         pool,
-        ColumnTiles::new(out, tokens, tiling),
-        &|idx, worker, tile| {
-            product.feed.panel(idx.column, worker, &mut |data| {
+        [ColumnTiles::new(out, tokens, tiling)],
+        &|_, worker, tile| {
+            let index = tile.first_column() / PANEL_ROWS;
+            product.feed.panel(index, worker, &mut |data| {
                 assert_eq!(data.len(), bytes, "one panel");
                 let panel = Panel { format, cols, data };
-                let mut results = [[0.0; PANEL_ROWS]; TILE_TOKENS];
-                for first in (0..tokens).step_by(TILE_TOKENS) {
-                    let part = TilePart {
-                        rows: first..tokens.min(first + TILE_TOKENS),
-                        offset: 0,
-                    };
-                    multiply_part(isa, (panel, finish), x, (tile, part), &mut results);
-                }
+                with_results::<1>(tokens.min(TILE_TOKENS), |[results]| {
+                    for first in (0..tokens).step_by(TILE_TOKENS) {
+                        let part = TilePart {
+                            rows: first..tokens.min(first + TILE_TOKENS),
+                            offset: 0,
+                        };
+                        multiply_part(isa, (panel, finish), x, (tile, part), results);
+                    }
+                });
             });
         },
     );

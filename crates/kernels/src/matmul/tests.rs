@@ -416,3 +416,70 @@ fn shapes_that_do_not_fit_are_refused() {
     assert_eq!(packed_bytes(QuantFormat::Q6K, 17, 512), Some(2 * 2 * 3360));
     assert_eq!(packed_bytes(QuantFormat::F32, usize::MAX, 64), None);
 }
+
+#[test]
+fn several_products_in_one_run_give_the_bits_of_each() {
+    use QuantFormat as Q;
+    // Sizes around a panel, a task and the tail; formats that share a preparation.
+    let shapes = [
+        [(Q::Q4_0, 100), (Q::Q8_0, 16), (Q::Q4_1, 1)],
+        [(Q::Q4K, 700), (Q::Q6K, 33), (Q::Q4K, 900)],
+        [(Q::F16, 17), (Q::F32, 40), (Q::BF16, 16)],
+    ];
+    for shape in shapes {
+        let cols = 512;
+        let weights = shape.map(|(format, rows)| Weights::noise(format, rows, cols));
+        let bias = noise(weights[1].rows, 3);
+        for tokens in [1, 2, 9, 97] {
+            let x = noise(tokens * cols, 8);
+            let mut products = weights.each_ref().map(Weights::store);
+            products[1].bias = Some(&bias);
+            products[2].epilogue = Epilogue::Accumulate;
+            let apart = products.map(|p| product(Isa::SCALAR, &pool(1), &p, &x));
+            for (isa, threads) in Isa::available().into_iter().zip([1, 2, 3].iter().cycle()) {
+                let pool = pool(*threads);
+                let mut acts = Activations::with_capacity(0, ActWidths::default());
+                let rows = Rows { values: &x, cols };
+                acts.prepare(isa, &pool, act_format(shape[0].0), rows);
+                let mut outs = shape.map(|(_, rows)| vec![7.0; tokens * rows]);
+                let mut targets = outs.iter_mut();
+                let each = products.map(|p| (p, targets.next().unwrap().as_mut_slice()));
+                matmul_each(isa, &pool, each, &acts);
+                for (out, apart) in outs.iter().zip(&apart) {
+                    assert_eq!(bits(out), bits(apart), "{isa} {shape:?} {tokens} tokens");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gated_product_gives_the_bits_of_its_parts() {
+    use QuantFormat as Q;
+    for (gate, up) in [(Q::Q4_1, Q::Q5_0), (Q::Q4K, Q::Q6K), (Q::F32, Q::BF16)] {
+        let (cols, rows) = (256, 200);
+        let (gate, up) = (
+            Weights::noise(gate, rows, cols),
+            Weights::noise(up, rows, cols),
+        );
+        for tokens in [1, 3, 20, 100] {
+            let x = noise(tokens * cols, 4);
+            let mut apart = product(Isa::SCALAR, &pool(1), &gate.store(), &x);
+            let ups = product(Isa::SCALAR, &pool(1), &up.store(), &x);
+            crate::silu_mul(Isa::SCALAR, &mut apart, &ups);
+            for (isa, threads) in Isa::available().into_iter().zip([1, 2, 3].iter().cycle()) {
+                let pool = pool(*threads);
+                let mut acts = Activations::with_capacity(0, ActWidths::default());
+                let rows_of = Rows { values: &x, cols };
+                acts.prepare(isa, &pool, act_format(gate.format), rows_of);
+                let mut out = vec![7.0; tokens * rows];
+                let parts = GatedProduct {
+                    gate: gate.matrix(),
+                    up: up.matrix(),
+                };
+                matmul_gated(isa, &pool, parts, &acts, &mut out);
+                assert_eq!(bits(&out), bits(&apart), "{isa} {tokens} tokens");
+            }
+        }
+    }
+}
