@@ -1,7 +1,7 @@
 //! How fast matrix products are here: weights streamed for one token, operations a second for a
 //! prompt.
 //!
-//! `cargo run --release -p kvist-kernels --example matmul_speed [THREADS] [FORMAT]...`
+//! `cargo run --release -p kvist-kernels --example matmul_speed [THREADS] [TIER|FORMAT]...`
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -14,8 +14,15 @@ use kvist_kernels::{
 
 const COLS: usize = 2048;
 /// Rows and tokens: weights beyond any cache for few tokens, within it for many.
-const CASES: [(usize, usize); 5] = [(49152, 1), (49152, 2), (49152, 4), (4096, 8), (512, 512)];
-const MIN_TIME: Duration = Duration::from_millis(500);
+const CASES: [(usize, usize); 6] = [
+    (49152, 1),
+    (49152, 2),
+    (49152, 4),
+    (4096, 8),
+    (4096, 16),
+    (512, 512),
+];
+const MIN_TIME: Duration = Duration::from_millis(300);
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -23,18 +30,34 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(count) => count.parse()?,
         None => std::thread::available_parallelism()?,
     };
-    let (isa, pool) = (Isa::detect(), Pool::new(threads)?);
-    println!("{isa}, {} threads, {COLS} columns", pool.threads());
-    println!("format  rows x tokens     ms     GB/s     GOPS");
+    let pool = Pool::new(threads)?;
+    let wanted = |name: &str, all: &[&str]| {
+        let mut given = args
+            .iter()
+            .skip(1)
+            .filter(|arg| all.contains(&arg.as_str()));
+        given.clone().next().is_none() || given.any(|arg| arg == name)
+    };
+    let tiers: Vec<Isa> = Isa::available().into_iter().skip(1).collect();
+    let tier_names: Vec<&str> = tiers.iter().map(|isa| isa.name()).collect();
+    let format_names = QuantFormat::ALL.map(QuantFormat::name);
+    println!("{} threads, {COLS} columns", pool.threads());
+    println!("format tier     rows x tokens     ms     GB/s     GOPS");
     for format in QuantFormat::ALL {
-        if args.len() > 1 && !args[1..].iter().any(|name| name == format.name()) {
+        if !wanted(format.name(), &format_names) {
             continue;
         }
-        for (rows, tokens) in CASES {
+        for (isa, (rows, tokens)) in CASES
+            .into_iter()
+            .flat_map(|case| tiers.iter().map(move |isa| (*isa, case)))
+        {
+            if !wanted(isa.name(), &tier_names) {
+                continue;
+            }
             let (seconds, bytes) = measure(isa, &pool, format, (rows, tokens))?;
             let operations = 2.0 * rows as f64 * COLS as f64 * tokens as f64;
             println!(
-                "{format:6} {rows:6} x {tokens:<5} {:8.3} {:8.1} {:8.1}",
+                "{format:6} {isa:7} {rows:6} x {tokens:<5} {:8.3} {:8.1} {:8.1}",
                 seconds * 1e3,
                 bytes as f64 / seconds * 1e-9,
                 operations / seconds * 1e-9,

@@ -1,10 +1,11 @@
-//! The AVX2 tier of matrix products and activation quantisation.
+//! Matrix products and activation quantisation on x86-64: the AVX2 tier, and below it the others.
 //!
 //! One tile kernel per family of formats computes 16 rows for up to [`TILE_TOKENS`] tokens. For
 //! few tokens it unpacks codes as it streams the weights; for more, the codes of a slice of the
 //! panel are first expanded to bytes and every tile reads those.
 
 mod acts;
+mod avx512;
 mod codes;
 mod floats;
 mod format;
@@ -16,7 +17,7 @@ mod tile8;
 use kvist_base::QuantFormat;
 
 use crate::acts::{ActBlock32, ActBlock256, ActRows};
-use crate::isa::Isa;
+use crate::isa::{Isa, Tier};
 use crate::matmul::{Panel, PanelOut};
 use crate::panel::PANEL_ROWS;
 use format::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
@@ -50,6 +51,9 @@ pub(crate) fn quantise256(isa: Isa, values: &[f32], blocks: &mut [ActBlock256]) 
 
 /// One panel for `out.len()` tokens.
 pub(crate) fn multiply_panel(isa: Isa, panel: Panel<'_>, x: ActRows<'_>, out: &mut PanelOut) {
+    if isa.tier() == Tier::Avx512 {
+        return avx512::multiply_panel(isa, panel, x, out);
+    }
     assert_avx2(isa);
     use QuantFormat as Q;
     // SAFETY: the CPU has the features, asserted above.
