@@ -5,7 +5,7 @@
 //!
 //! - 32-weight formats, per block in k order: `acc = fma(idot, d_w * d_x, acc)` with the integer
 //!   dot product `idot` exact; with a minimum then `acc = fma(m_w, d_x * sum_x, acc)`.
-//! - K formats, per block: `acc = fma(isum, d_w * d_x, acc)` with `isum` the exact sum of
+//! - K formats and `IQ4_XS`, per block: `acc = fma(isum, d_w * d_x, acc)` with `isum` the exact sum of
 //!   sub-scale times integer dot product; with minima then
 //!   `acc = fma(imin, -(m_w * d_x), acc)`, `imin` the exact sum of sub-minimum times code sum.
 //! - Floating-point formats: four chains by `k % 4`, `acc[k % 4] = fma(w, x, acc[k % 4])`, then

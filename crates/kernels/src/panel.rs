@@ -14,6 +14,7 @@
 //! per block: sub  128 B Q4_K, Q5_K: scales [8 sub-blocks][16 rows] u8, then
 //!                 128 B             minima [4 pairs of sub-blocks][16 rows][2] u8
 //!                 256 B Q6_K: scales [16 sub-blocks][16 rows] i8
+//!                 128 B IQ4_XS: scales [8 sub-blocks][16 rows] i8
 //!            d     32 B: [16 rows] f16
 //!            m     32 B: [16 rows] f16, where the format has one
 //! ```
@@ -63,7 +64,7 @@ impl PanelLayout {
     pub(crate) const fn of(format: QuantFormat) -> Option<Self> {
         let (code_bits, subs, min) = match format {
             QuantFormat::F32 | QuantFormat::F16 | QuantFormat::BF16 => return None,
-            QuantFormat::Q4_0 => (4, 0, false),
+            QuantFormat::Q4_0 | QuantFormat::Iq4Nl => (4, 0, false),
             QuantFormat::Q4_1 => (4, 0, true),
             QuantFormat::Q5_0 => (5, 0, false),
             QuantFormat::Q5_1 => (5, 0, true),
@@ -71,6 +72,7 @@ impl PanelLayout {
             QuantFormat::Q4K => (4, 8, true),
             QuantFormat::Q5K => (5, 8, true),
             QuantFormat::Q6K => (6, 16, false),
+            QuantFormat::Iq4Xs => (4, 8, false),
         };
         let runs = format.block_weights() / 32;
         let (high_at, run_bytes) = match code_bits {

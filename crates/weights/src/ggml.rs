@@ -118,6 +118,8 @@ impl GgmlType {
             Self::Q4K => QuantFormat::Q4K,
             Self::Q5K => QuantFormat::Q5K,
             Self::Q6K => QuantFormat::Q6K,
+            Self::Iq4Nl => QuantFormat::Iq4Nl,
+            Self::Iq4Xs => QuantFormat::Iq4Xs,
             _ => return None,
         })
     }
@@ -137,6 +139,8 @@ impl From<QuantFormat> for GgmlType {
             QuantFormat::Q4K => Self::Q4K,
             QuantFormat::Q5K => Self::Q5K,
             QuantFormat::Q6K => Self::Q6K,
+            QuantFormat::Iq4Nl => Self::Iq4Nl,
+            QuantFormat::Iq4Xs => Self::Iq4Xs,
         }
     }
 }

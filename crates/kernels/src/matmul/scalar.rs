@@ -62,10 +62,11 @@ fn accumulate32(format: QuantFormat, parts: &Parts, x: &ActBlock32, acc: &mut f3
 
 #[allow(clippy::cast_precision_loss)] // one rounding to nearest, as every tier's conversion
 fn accumulate256(format: QuantFormat, parts: &Parts, x: &ActBlock256, acc: &mut f32) {
-    if format == QuantFormat::Q6K {
-        let isum: i32 = (0..16)
+    if let QuantFormat::Q6K | QuantFormat::Iq4Xs = format {
+        let subs = if format == QuantFormat::Q6K { 16 } else { 8 };
+        let isum: i32 = (0..subs)
             .map(|sub| {
-                let k = 16 * sub..16 * (sub + 1);
+                let k = 256 / subs * sub..256 / subs * (sub + 1);
                 let scale = parts.sub_scales[sub].cast_signed();
                 i32::from(scale) * dot(format, &parts.codes[k.clone()], &x.codes[k])
             })
@@ -84,9 +85,11 @@ fn accumulate256(format: QuantFormat, parts: &Parts, x: &ActBlock256, acc: &mut 
     *acc = (imin as f32).mul_add(-(parts.min() * x.scale), *acc);
 }
 
-/// `sum of (code - zero) * x`, exact.
+/// `sum of (code - zero) * x`, or of what the code stands for times x, exact.
 fn dot(format: QuantFormat, codes: &[u8], x: &[i8]) -> i32 {
+    let codebook = quant::codebook(format);
     let signed = |code: u8| match format {
+        _ if let Some(values) = codebook => i32::from(values[usize::from(code)]),
         QuantFormat::Q8_0 => i32::from(code.cast_signed()),
         QuantFormat::Q4_0 => i32::from(code) - 8,
         QuantFormat::Q5_0 => i32::from(code) - 16,

@@ -4,6 +4,9 @@
 //! A quant block is first taken apart into [`Parts`] (bits moved, nothing computed); decoding,
 //! packing and the scalar product all start from there, so they cannot disagree about a layout.
 
+mod codebook;
+mod iq4_nl;
+mod iq4_xs;
 mod k_scales;
 mod nibbles;
 mod q4_0;
@@ -17,6 +20,8 @@ mod q8_0;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use codebook::codebook;
+
 use half::{bf16, f16};
 use kvist_base::QuantFormat;
 
@@ -26,9 +31,11 @@ pub(crate) const BLOCK_WEIGHTS_MAX: usize = 256;
 /// A quant block taken apart. Fields a format does not have stay zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parts {
-    /// Codes as stored, zero point not subtracted; for `Q8_0` the bits of an `i8`.
+    /// Codes as stored, zero point not subtracted; for `Q8_0` the bits of an `i8`, for `IQ4_NL`
+    /// and `IQ4_XS` places in the codebook.
     pub codes: [u8; BLOCK_WEIGHTS_MAX],
-    /// K formats: the scale of each sub-block; for `Q6_K` the bits of an `i8`.
+    /// K formats and `IQ4_XS`: the scale of each sub-block; for `Q6_K` and `IQ4_XS` the bits of
+    /// an `i8`.
     pub sub_scales: [u8; 16],
     /// `Q4_K`, `Q5_K`: the minimum of each sub-block.
     pub sub_mins: [u8; 8],
@@ -82,6 +89,8 @@ pub(crate) const fn codec(format: QuantFormat) -> Option<&'static Codec> {
         QuantFormat::Q4K => Some(&q4_k::CODEC),
         QuantFormat::Q5K => Some(&q5_k::CODEC),
         QuantFormat::Q6K => Some(&q6_k::CODEC),
+        QuantFormat::Iq4Nl => Some(&iq4_nl::CODEC),
+        QuantFormat::Iq4Xs => Some(&iq4_xs::CODEC),
     }
 }
 

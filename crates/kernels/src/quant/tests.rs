@@ -166,6 +166,39 @@ fn q6_k_by_hand() {
     assert_eq!(decoded(QuantFormat::Q6K, &raw), expected);
 }
 
+#[test]
+fn iq4_nl_by_hand() {
+    let mut raw = [0x88u8; 18];
+    raw[..2].copy_from_slice(&f16_bytes(-0.5));
+    raw[2] = 0xF0; // code 0: 0, code 16: 15
+    raw[17] = 0x7C; // code 15: 12, code 31: 7
+    let mut expected = [-0.5f32; 32];
+    (expected[0], expected[16]) = (63.5, -56.5);
+    (expected[15], expected[31]) = (-26.5, 5.0);
+    assert_eq!(decoded(QuantFormat::Iq4Nl, &raw), expected);
+    assert_eq!(encoded(QuantFormat::Iq4Nl, &expected), raw);
+}
+
+#[test]
+fn iq4_xs_by_hand() {
+    let mut raw = [0x88u8; 136];
+    raw[..2].copy_from_slice(&f16_bytes(0.25));
+    raw[2..4].copy_from_slice(&[0b1010_1010, 0b0010_1011]); // pairs: 3 for 4, 0 for 7, else 2
+    raw[4..8].fill(0);
+    raw[4] = 0x10; // sub-block 1: 33 - 32
+    raw[6] = 0x0F; // sub-block 4: 63 - 32
+    raw[7] = 0x00; // sub-block 7: 0 - 32
+    raw[8 + 16] = 0x4F; // sub-block 1, code 0: 15, code 16: 4
+    raw[8 + 4 * 16 + 15] = 0x0A; // sub-block 4, code 15: 10, code 31: 0
+    let mut expected = [0.0f32; 256];
+    expected[32..64].fill(0.25);
+    (expected[32], expected[48]) = (28.25, -12.25);
+    expected[128..160].fill(7.75);
+    (expected[143], expected[159]) = (193.75, -984.25);
+    expected[224..].fill(-8.0);
+    assert_eq!(decoded(QuantFormat::Iq4Xs, &raw), expected);
+}
+
 /// The largest distance from a value of a block to the nearest code, given the block's spread.
 fn error_bound(format: QuantFormat, block: &[f32]) -> f32 {
     let (low, high) = range(block);
@@ -191,6 +224,10 @@ fn error_bound(format: QuantFormat, block: &[f32]) -> f32 {
         QuantFormat::Q4K => 2.0 * amax * (0.5 / 15.0 + 1.0 / 63.0) + f16_loss,
         QuantFormat::Q5K => 2.0 * amax * (0.5 / 31.0 + 1.0 / 63.0) + f16_loss,
         QuantFormat::Q6K => amax * (1.0 / 32.0 + 0.5 / 127.0) + f16_loss,
+        // One end of the codebook is 14 of 127 steps short; half its widest gap is less.
+        QuantFormat::Iq4Nl => amax * 14.0 / 127.0 + f16_loss,
+        // The same, and a step of 1 / 32 in the sub-scale.
+        QuantFormat::Iq4Xs => amax * (14.0 / 127.0 * (1.0 + 1.0 / 32.0) + 1.0 / 32.0) + f16_loss,
     }
 }
 

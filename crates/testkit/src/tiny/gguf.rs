@@ -153,8 +153,9 @@ fn file_type(format: QuantFormat) -> Option<u32> {
         QuantFormat::Q8_0 => 7,
         QuantFormat::Q5_0 => 8,
         QuantFormat::Q5_1 => 9,
+        QuantFormat::Iq4Nl => 25,
         QuantFormat::BF16 => 32,
-        QuantFormat::Q4K | QuantFormat::Q5K | QuantFormat::Q6K => return None,
+        QuantFormat::Q4K | QuantFormat::Q5K | QuantFormat::Q6K | QuantFormat::Iq4Xs => return None,
     })
 }
 

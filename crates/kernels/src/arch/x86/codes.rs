@@ -35,7 +35,7 @@ pub(super) unsafe fn load(from: *const u8) -> __m256i {
     unsafe { _mm256_loadu_si256(from.cast()) }
 }
 
-/// The codes of group `G` of a run: rows 0-7 and rows 8-15.
+/// The codes of group `G` of a run, or what a codebook makes of them: rows 0-7 and rows 8-15.
 ///
 /// # Safety
 /// `run` is a run of the format's panel block.
@@ -64,6 +64,9 @@ unsafe fn unpack<F: Format, const G: usize>(run: *const u8, low: __m256i, half: 
         _mm256_srli_epi16::<4>(low)
     };
     let low = _mm256_and_si256(low, nibble);
+    if let Some(values) = F::CODEBOOK {
+        return look_up(values, low);
+    }
     if F::LAYOUT.code_bits == 4 {
         return low;
     }
@@ -80,6 +83,15 @@ unsafe fn unpack<F: Format, const G: usize>(run: *const u8, low: __m256i, half: 
     }
 }
 
+/// What 4-bit codes stand for.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn look_up(values: &[i8; 16], codes: __m256i) -> __m256i {
+    // SAFETY: 16 bytes.
+    let values = unsafe { _mm_loadu_si128(values.as_ptr().cast()) };
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), codes)
+}
+
 /// Bit `from` of each byte to bit `TO`; bits of neighbours come along and are masked later.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -93,7 +105,7 @@ fn shift_left<const TO: usize>(v: __m256i, from: usize) -> __m256i {
     }
 }
 
-/// Expands the codes of some panel blocks to bytes, `[k / 4][64]`.
+/// Expands the codes of some panel blocks to bytes, as [`group`] gives them, `[k / 4][64]`.
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn expand<F: Format>(panel: &[u8], codes: &mut [u8]) {
     let runs = panel

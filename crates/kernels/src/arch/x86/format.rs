@@ -2,14 +2,15 @@
 
 use kvist_base::QuantFormat;
 
-use super::{Span, TILE_TOKENS, tile8, tile32, tile256};
+use super::{Span, TILE_TOKENS, tile32, tile256};
 use crate::acts::{ActBlock32, ActBlock256};
 use crate::matmul::PanelOut;
 use crate::panel::PanelLayout;
+use crate::quant::codebook;
 
 /// A quant format and its tile kernel.
 ///
-/// Codes of up to 6 bits are multiplied as unsigned bytes and summed in 16-bit lanes, each of
+/// Codes of up to 6 bits, unless they are places in a codebook, are multiplied as unsigned bytes and summed in 16-bit lanes, each of
 /// which gets half of a row's products. Additions wrap, so only the end of a sum must fit. With
 /// a zero point the lane starts at `-zero * (sum of its x)` and ends at
 /// `sum of (code - zero) * x`. `MADD_K` is how many k a lane pair can sum:
@@ -28,11 +29,16 @@ pub(super) trait Format {
     const MADD_K: usize;
     /// Tokens of the largest tile.
     const TILE_TOKENS: usize = TILE_TOKENS;
+    /// Whether codes are multiplied as signed bytes, by `signed`; `ZERO` and `MADD_K` then mean
+    /// nothing.
+    const SIGNED: bool = false;
     /// Whether many tokens are worth expanding codes for.
     const EXPANDS: bool = true;
     /// Prepared activations.
     type Act;
 
+    /// What codes stand for, if not for themselves.
+    const CODEBOOK: Option<&'static [i8; 16]> = codebook(Self::QUANT);
     const WEIGHTS: usize = Self::QUANT.block_weights();
     const LAYOUT: PanelLayout = match PanelLayout::of(Self::QUANT) {
         Some(layout) => layout,
@@ -76,7 +82,14 @@ format!(Q5_1, ActBlock32, tile32::tile::<Self, M, EXPANDED> { ZERO: i16 = 0; MAD
 format!(Q4K, ActBlock256, tile256::tile::<Self, M, EXPANDED> { ZERO: i16 = 0; MADD_K: usize = 32; });
 format!(Q5K, ActBlock256, tile256::tile::<Self, M, EXPANDED> { ZERO: i16 = 0; MADD_K: usize = 16; });
 format!(Q6K, ActBlock256, tile256::tile::<Self, M, EXPANDED> { ZERO: i16 = 32; MADD_K: usize = 16; });
-// Signed bytes as they are: nothing to expand, and more registers a token.
-format!(Q8_0, ActBlock32, tile8::tile::<M> {
-    ZERO: i16 = 0; MADD_K: usize = 4; TILE_TOKENS: usize = 4; EXPANDS: bool = false;
+// Signed bytes need more registers a token. Those of Q8_0 are there as they are: nothing to expand.
+format!(Q8_0, ActBlock32, tile32::tile::<Self, M, EXPANDED> {
+    ZERO: i16 = 0; MADD_K: usize = 32; SIGNED: bool = true; TILE_TOKENS: usize = 4; EXPANDS: bool = false;
+});
+// Out of a codebook, they are worth expanding.
+format!(Iq4Nl, ActBlock32, tile32::tile::<Self, M, EXPANDED> {
+    ZERO: i16 = 0; MADD_K: usize = 32; SIGNED: bool = true; TILE_TOKENS: usize = 4;
+});
+format!(Iq4Xs, ActBlock256, tile256::tile::<Self, M, EXPANDED> {
+    ZERO: i16 = 0; MADD_K: usize = 32; SIGNED: bool = true; TILE_TOKENS: usize = 4;
 });

@@ -10,9 +10,9 @@ mod codes;
 mod floats;
 mod format;
 mod run;
+mod signed;
 mod tile256;
 mod tile32;
-mod tile8;
 
 use kvist_base::QuantFormat;
 
@@ -20,7 +20,7 @@ use crate::acts::{ActBlock32, ActBlock256, ActRows};
 use crate::isa::{Isa, Tier};
 use crate::matmul::{Panel, PanelOut};
 use crate::panel::PANEL_ROWS;
-use format::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use format::{Format, Iq4Nl, Iq4Xs, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
 /// Tokens of a register tile: 2 accumulators each leave room for weights and activations.
 const TILE_TOKENS: usize = 6;
@@ -68,6 +68,8 @@ pub(crate) fn multiply_panel(isa: Isa, panel: Panel<'_>, x: ActRows<'_>, out: &m
             (Q::Q4K, ActRows::Q8x256(x)) => multiply::<Q4K>(panel, x, out),
             (Q::Q5K, ActRows::Q8x256(x)) => multiply::<Q5K>(panel, x, out),
             (Q::Q6K, ActRows::Q8x256(x)) => multiply::<Q6K>(panel, x, out),
+            (Q::Iq4Nl, ActRows::Q8x32(x)) => multiply::<Iq4Nl>(panel, x, out),
+            (Q::Iq4Xs, ActRows::Q8x256(x)) => multiply::<Iq4Xs>(panel, x, out),
             (format, _) => unreachable!("activations not prepared for {format}"),
         }
     }

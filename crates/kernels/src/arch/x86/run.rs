@@ -1,4 +1,4 @@
-//! The inner loop all unsigned formats share: 32 k of 16 rows times `M` tokens, in 16-bit lanes.
+//! The inner loop the formats with unsigned codes share: 32 k of 16 rows times `M` tokens, in 16-bit lanes.
 
 use std::arch::x86_64::*;
 use std::hint::black_box;

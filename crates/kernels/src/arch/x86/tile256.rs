@@ -1,4 +1,4 @@
-//! `Q4_K`, `Q5_K`, `Q6_K`: one scale per 256 weights, integer scales for sub-blocks.
+//! `Q4_K`, `Q5_K`, `Q6_K`, `IQ4_XS`: one scale per 256 weights, integer scales for sub-blocks.
 
 use std::arch::x86_64::*;
 
@@ -6,6 +6,7 @@ use super::Span;
 use super::codes::{RUN_CODES, broadcast, load_rows, prefetch, scales, store_rows, token_blocks};
 use super::format::Format;
 use super::run::{Lanes, Run, multiply_part, part_groups, parts, start};
+use super::signed;
 use crate::acts::ActBlock256;
 use crate::matmul::PanelOut;
 use crate::panel::PANEL_ROWS;
@@ -88,6 +89,11 @@ unsafe fn add_part<F: Format, const M: usize, const EXPANDED: bool, const PART: 
                 let sums = (&raw const (*x[t]).pair_sums).cast::<[i16; 2]>();
                 lanes[t] = start::<F>(broadcast(sums.add(2 * at.index + PART)));
             }
+        }
+        if F::SIGNED {
+            let scale = sub_scales::<F>(at.block, at.index);
+            signed::multiply_run::<F, M, EXPANDED>(at.run, (codes, scale), sums);
+            return;
         }
         multiply_part::<F, M, EXPANDED, PART>(at.run, codes, &mut lanes);
         let sub = if F::LAYOUT.subs == 16 {

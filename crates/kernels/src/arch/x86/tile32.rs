@@ -1,4 +1,4 @@
-//! `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`: one scale per 32 weights, unsigned codes.
+//! `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `IQ4_NL`: one scale per 32 weights.
 
 use std::arch::x86_64::*;
 
@@ -6,6 +6,7 @@ use super::Span;
 use super::codes::{RUN_CODES, broadcast, load_rows, prefetch, scales, store_rows, token_blocks};
 use super::format::Format;
 use super::run::{Lanes, Run, multiply_part, part_groups, parts, start};
+use super::signed;
 use crate::acts::ActBlock32;
 use crate::matmul::PanelOut;
 
@@ -84,6 +85,10 @@ unsafe fn dots<F: Format, const M: usize, const EXPANDED: bool>(
             if F::ZERO != 0 {
                 lanes[t] = start::<F>(broadcast(&raw const (*x[t]).pair_sums));
             }
+        }
+        if F::SIGNED {
+            signed::multiply_run::<F, M, EXPANDED>(run, (codes, [ones; 2]), &mut lanes);
+            return lanes;
         }
         multiply_part::<F, M, EXPANDED, 0>(run, codes, &mut lanes);
         let mut second = [[_mm256_setzero_si256(); 2]; M];
