@@ -9,7 +9,7 @@ use crate::panel::PANEL_ROWS;
 /// The integer sums of 16 rows, for each of `M` tokens.
 pub(super) type Lanes<const M: usize> = [__m512i; M];
 
-/// The codes of group `G` of a run, unsigned.
+/// The codes of group `G` of a run, or what a codebook makes of them, unsigned.
 ///
 /// # Safety
 /// `run` is a run of the format's panel block.
@@ -30,6 +30,10 @@ pub(super) unsafe fn group<F: Format, const G: usize>(run: *const u8) -> __m512i
             _mm512_srli_epi16::<4>(low)
         };
         let low = _mm512_and_si512(low, _mm512_set1_epi8(0x0F));
+        if let Some(values) = F::CODEBOOK {
+            let values = _mm_loadu_si128(values.as_ptr().cast());
+            return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), low);
+        }
         let high = run.add(F::LAYOUT.high_at);
         match F::LAYOUT.code_bits {
             5 => {

@@ -17,7 +17,7 @@ use crate::acts::ActRows;
 use crate::isa::{Isa, Tier};
 use crate::matmul::{Panel, PanelOut};
 use crate::panel::PANEL_ROWS;
-use format::{Format, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use format::{Format, Iq4Nl, Iq4Xs, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
 /// Tokens of a register tile. Twelve have room in the registers and are no faster: multiplies are
 /// the limit, not loads, for which a tile of two panels has been tried as well.
@@ -42,6 +42,8 @@ pub(super) fn multiply_panel(isa: Isa, panel: Panel<'_>, x: ActRows<'_>, out: &m
             (Q::Q4K, ActRows::Q8x256(x)) => multiply::<Q4K>(panel, x, out),
             (Q::Q5K, ActRows::Q8x256(x)) => multiply::<Q5K>(panel, x, out),
             (Q::Q6K, ActRows::Q8x256(x)) => multiply::<Q6K>(panel, x, out),
+            (Q::Iq4Nl, ActRows::Q8x32(x)) => multiply::<Iq4Nl>(panel, x, out),
+            (Q::Iq4Xs, ActRows::Q8x256(x)) => multiply::<Iq4Xs>(panel, x, out),
             (format, _) => unreachable!("activations not prepared for {format}"),
         }
     }

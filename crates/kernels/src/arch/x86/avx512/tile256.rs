@@ -1,4 +1,4 @@
-//! `Q4_K`, `Q5_K`, `Q6_K`: one scale per 256 weights, integer scales for sub-blocks.
+//! `Q4_K`, `Q5_K`, `Q6_K`, `IQ4_XS`: one scale per 256 weights, integer scales for sub-blocks.
 
 use std::arch::x86_64::*;
 
@@ -77,6 +77,10 @@ unsafe fn add_part<F: Format, const M: usize, const PART: usize>(
             codes[t] = (&raw const (*x[t]).codes).cast::<i8>().add(32 * run);
             let pair_sums = (&raw const (*x[t]).pair_sums).cast::<[i16; 2]>();
             dots[t] = start::<F>(pair_sums.add(2 * run + PART));
+            if parts == 1 {
+                let second = start::<F>(pair_sums.add(2 * run + 1));
+                dots[t] = _mm512_add_epi32(dots[t], second);
+            }
         }
         let packed = block.add(run * F::LAYOUT.run_bytes);
         for_each_group!(G => {

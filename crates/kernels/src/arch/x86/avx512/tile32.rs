@@ -1,4 +1,4 @@
-//! `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`: one scale per 32 weights.
+//! `Q4_0`, `Q4_1`, `Q5_0`, `Q5_1`, `Q8_0`, `IQ4_NL`: one scale per 32 weights.
 
 use std::arch::x86_64::*;
 
