@@ -116,7 +116,7 @@ fn weights(format: QuantFormat, rows: usize) -> Option<Vec<u8>> {
         quant::encode_row(format, values, raw);
     }
     let mut panel = vec![0; packed_bytes(format, PANEL_ROWS, COLS)?];
-    pack_panel(format, &raw, COLS, &mut panel);
+    pack_panel(Isa::detect(), (format, COLS), &raw, &mut panel);
     Some(panel.repeat(rows.div_ceil(PANEL_ROWS)))
 }
 

@@ -24,6 +24,9 @@
 
 use kvist_base::QuantFormat;
 
+#[cfg(target_arch = "x86_64")]
+use crate::arch::x86;
+use crate::isa::Isa;
 use crate::quant::{self, Parts};
 
 /// Rows of a panel.
@@ -122,13 +125,14 @@ pub fn packed_bytes(format: QuantFormat, rows: usize, cols: usize) -> Option<usi
     panel_bytes(format, cols)?.checked_mul(rows.div_ceil(PANEL_ROWS))
 }
 
-/// Packs up to 16 rows into one panel; missing rows become zero weights. Writes all of `out`.
+/// Packs up to 16 rows of `cols` weights into one panel; missing rows become zero weights. Writes
+/// all of `out`, the same bytes on every tier.
 ///
 /// `raw_rows` is 1 to 16 contiguous rows as the file has them.
 ///
 /// # Panics
 /// When `raw_rows` is not 1 to 16 rows of `cols` weights, or `out` not one panel.
-pub fn pack_panel(format: QuantFormat, raw_rows: &[u8], cols: usize, out: &mut [u8]) {
+pub fn pack_panel(isa: Isa, (format, cols): (QuantFormat, usize), raw_rows: &[u8], out: &mut [u8]) {
     let row_bytes = format
         .row_bytes(cols)
         .expect("the caller has checked the shape");
@@ -146,45 +150,75 @@ pub fn pack_panel(format: QuantFormat, raw_rows: &[u8], cols: usize, out: &mut [
         "whole rows of {format}"
     );
     assert!((1..=PANEL_ROWS).contains(&rows), "{rows} rows in a panel");
-    if rows < PANEL_ROWS {
-        out.fill(0);
-    }
     let Some((layout, codec)) = PanelLayout::of(format).zip(quant::codec(format)) else {
+        if rows < PANEL_ROWS {
+            out.fill(0);
+        }
         match format {
             QuantFormat::F32 => pack_floats::<4>(raw_rows, cols, out),
             _ => pack_floats::<2>(raw_rows, cols, out),
         }
         return;
     };
-    let put_run = match layout.code_bits {
-        4 => put_run::<4>,
-        5 => put_run::<5>,
-        6 => put_run::<6>,
-        _ => put_run::<8>,
-    };
-    let mut parts = Parts::ZERO;
+    // Rows that are missing stay zero.
+    let mut parts = [Parts::ZERO; PANEL_ROWS];
     // Block by block, so that what the rows share of a panel stays in the first-level cache.
     for (index, block) in out.chunks_exact_mut(layout.bytes).enumerate() {
         let at = index * format.block_bytes();
-        for (row, raw_row) in raw_rows.chunks_exact(row_bytes).enumerate() {
-            (codec.split)(&raw_row[at..at + format.block_bytes()], &mut parts);
-            let runs = block.chunks_exact_mut(layout.run_bytes).take(layout.runs);
-            for (run, codes) in runs.zip(parts.codes.as_chunks::<32>().0) {
-                put_run(codes, row, run);
-            }
-            put_scales(&layout, &parts, row, block);
+        for (raw_row, parts) in raw_rows.chunks_exact(row_bytes).zip(&mut parts) {
+            (codec.split)(&raw_row[at..at + format.block_bytes()], parts);
+        }
+        let runs = block.chunks_exact_mut(layout.run_bytes).take(layout.runs);
+        for (run, out) in runs.enumerate() {
+            put_run(isa, &layout, (&parts, run), out);
+        }
+        for (row, parts) in parts.iter().enumerate() {
+            put_scales(&layout, parts, row, block);
         }
     }
 }
+
+/// Columns that are transposed together: what the rows share of a panel stays in the first-level
+/// cache.
+const FLOAT_COLUMNS: usize = 128;
 
 /// Transposes rows of `cols` weights of `BYTES` bytes to `[k][16 rows]`.
 fn pack_floats<const BYTES: usize>(raw_rows: &[u8], cols: usize, out: &mut [u8]) {
     let (raw, _) = raw_rows.as_chunks::<BYTES>();
     let (weights, _) = out.as_chunks_mut::<BYTES>();
-    for (row, raw_row) in raw.chunks_exact(cols).enumerate() {
-        for (column, weight) in weights.chunks_exact_mut(PANEL_ROWS).zip(raw_row) {
-            column[row] = *weight;
+    let parts = weights.chunks_mut(FLOAT_COLUMNS * PANEL_ROWS);
+    for (part, weights) in parts.enumerate() {
+        let first = part * FLOAT_COLUMNS;
+        for (row, raw_row) in raw.chunks_exact(cols).enumerate() {
+            let columns = weights.chunks_exact_mut(PANEL_ROWS);
+            for (column, weight) in columns.zip(&raw_row[first..]) {
+                column[row] = *weight;
+            }
         }
+    }
+}
+
+/// Writes run `index` of a panel block: 32 codes of all rows.
+fn put_run(
+    isa: Isa,
+    layout: &PanelLayout,
+    (rows, index): (&[Parts; PANEL_ROWS], usize),
+    run: &mut [u8],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if isa.has_avx2() {
+        return x86::put_run(isa, rows, (index, layout.code_bits), run);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = isa;
+    let put_codes = match layout.code_bits {
+        4 => put_codes::<4>,
+        5 => put_codes::<5>,
+        6 => put_codes::<6>,
+        _ => put_codes::<8>,
+    };
+    for (row, parts) in rows.iter().enumerate() {
+        put_codes(&parts.codes.as_chunks::<32>().0[index], row, run);
     }
 }
 
@@ -226,7 +260,7 @@ const fn sub_min_at(layout: &PanelLayout, sub: usize, row: usize) -> usize {
 
 /// Writes 32 codes of a row: four of them are a little-endian dword, the unit a group stores for each
 /// row. A constant number of bits leaves shifts and masks of constants.
-fn put_run<const BITS: usize>(codes: &[u8; 32], row: usize, run: &mut [u8]) {
+fn put_codes<const BITS: usize>(codes: &[u8; 32], row: usize, run: &mut [u8]) {
     let (groups, _) = codes.as_chunks::<4>();
     let mut stored = run.as_chunks_mut::<GROUP_BYTES>().0.iter_mut();
     let mut put = |dword: u32| {
@@ -256,7 +290,7 @@ fn put_run<const BITS: usize>(codes: &[u8; 32], row: usize, run: &mut [u8]) {
     high[..BITS - 4].iter().for_each(|bits| put(*bits));
 }
 
-/// The reverse of [`put_run`].
+/// The reverse of [`put_codes`].
 fn take_run(layout: &PanelLayout, run: &[u8], row: usize, codes: &mut [u8]) {
     let (dwords, _) = run.as_chunks::<4>();
     let (groups, _) = codes.as_chunks_mut::<4>();

@@ -54,7 +54,7 @@ impl CpuDevice {
         };
         let x = &self.scratch.activations;
         if let Prepared::Streamed(source) = &self.weights[op.weight.idx as usize] {
-            let feed = self.stream.feed(source)?;
+            let feed = self.stream.feed(self.isa, source)?;
             let product = FedProduct {
                 format: op.weight.format,
                 rows: op.weight.rows,

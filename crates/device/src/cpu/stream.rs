@@ -19,7 +19,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kvist_base::{Bytes, QuantFormat};
-use kvist_kernels::{PANEL_ROWS, PanelFeed, WorkerLocal, pack_panel, panel_bytes};
+use kvist_kernels::{Isa, PANEL_ROWS, PanelFeed, WorkerLocal, pack_panel, panel_bytes};
 
 use super::arena::Arena;
 use super::weights::Prepared;
@@ -77,13 +77,14 @@ const CACHE_LINE: usize = 64;
 
 /// Reads and packs panels of one weight.
 pub(super) struct PanelReader<'a> {
+    isa: Isa,
     source: &'a WeightSource,
     sizes: PanelSizes,
 }
 
 impl<'a> PanelReader<'a> {
-    pub(super) fn new(source: &'a WeightSource, sizes: PanelSizes) -> Self {
-        Self { source, sizes }
+    pub(super) fn new(isa: Isa, source: &'a WeightSource, sizes: PanelSizes) -> Self {
+        Self { isa, source, sizes }
     }
 
     /// The file's rows of panel `index`, in the front of `buffer`.
@@ -101,7 +102,8 @@ impl<'a> PanelReader<'a> {
 
     /// Rows that were fetched, as a panel.
     pub(super) fn pack(&self, raw: &[u8], out: &mut [u8]) {
-        pack_panel(self.source.format, raw, self.source.cols, out);
+        let shape = (self.source.format, self.source.cols);
+        pack_panel(self.isa, shape, raw, out);
     }
 }
 
@@ -242,12 +244,13 @@ impl Stream {
     /// The panels of a weight, for one product.
     pub(super) fn feed<'a>(
         &'a self,
+        isa: Isa,
         source: &'a WeightSource,
     ) -> Result<FileFeed<'a>, DeviceError> {
         source.bytes.check().map_err(DeviceError::Unreadable)?;
         let sizes = PanelSizes::of(source).expect("checked when the weight was taken over");
         Ok(FileFeed {
-            reader: PanelReader::new(source, sizes),
+            reader: PanelReader::new(isa, source, sizes),
             buffers: self.buffers.as_ref().expect("a run begins with buffers"),
             counters: &self.counters,
             failure: FirstError::default(),

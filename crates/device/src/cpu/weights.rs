@@ -73,7 +73,7 @@ impl CpuDevice {
         source.bytes.will_need(0..source.bytes.byte_len());
         let buffers = self.stream.loading_buffers(self.pool.threads(), sizes)?;
         let failure = FirstError::default();
-        let reader = PanelReader::new(source, sizes);
+        let reader = PanelReader::new(self.isa, source, sizes);
         let chunk = sizes.packed.max(1);
         for_each_chunk_on(&self.pool, &mut packed, chunk, &|panel, worker, out| {
             buffers.with(worker, |buffer| {

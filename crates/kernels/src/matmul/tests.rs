@@ -36,7 +36,7 @@ impl Weights {
             .chunks_exact_mut(panel_bytes)
             .zip(raw.chunks(PANEL_ROWS * row_bytes))
         {
-            pack_panel(format, rows, cols, panel);
+            pack_panel(Isa::SCALAR, (format, cols), rows, panel);
         }
         Self {
             format,
@@ -96,6 +96,27 @@ fn product(isa: Isa, pool: &Pool, product: &Product<'_>, x: &[f32]) -> Vec<f32> 
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn every_tier_packs_the_same_panels() {
+    for format in QuantFormat::ALL {
+        for (rows, cols) in [(1, 256), (7, 512), (16, 768), (15, 1280)] {
+            let row_bytes = format.row_bytes(cols).unwrap();
+            let raw: Vec<u8> = (0..(rows * row_bytes) as u64)
+                .map(|at| mix64(at).to_le_bytes()[5])
+                .collect();
+            let packed = |isa, before| {
+                let mut panel = vec![before; packed_bytes(format, rows, cols).unwrap()];
+                pack_panel(isa, (format, cols), &raw, &mut panel);
+                panel
+            };
+            for isa in Isa::available() {
+                let same = packed(isa, 0x55) == packed(Isa::SCALAR, 0xAA);
+                assert!(same, "{isa} {format} {rows}x{cols}");
+            }
+        }
+    }
 }
 
 #[test]

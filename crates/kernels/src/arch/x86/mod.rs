@@ -9,6 +9,7 @@ mod avx512;
 mod codes;
 mod floats;
 mod format;
+mod pack;
 mod run;
 mod signed;
 mod tile256;
@@ -20,6 +21,7 @@ use crate::acts::{ActBlock32, ActBlock256, ActRows};
 use crate::isa::{Isa, Tier};
 use crate::matmul::{Panel, PanelOut};
 use crate::panel::PANEL_ROWS;
+use crate::quant::Parts;
 use format::{Format, Iq4Nl, Iq4Xs, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 
 /// Tokens of a register tile: 2 accumulators each leave room for weights and activations.
@@ -47,6 +49,25 @@ pub(crate) fn quantise256(isa: Isa, values: &[f32], blocks: &mut [ActBlock256]) 
     assert_avx2(isa);
     // SAFETY: the CPU has the features, asserted above.
     unsafe { acts::quantise256(values, blocks) }
+}
+
+/// Writes run `index` of a panel block, of codes of `bits` bits.
+pub(crate) fn put_run(
+    isa: Isa,
+    rows: &[Parts; PANEL_ROWS],
+    (index, bits): (usize, usize),
+    run: &mut [u8],
+) {
+    assert_avx2(isa);
+    // SAFETY: the CPU has the features, asserted above.
+    unsafe {
+        match bits {
+            4 => pack::put_run::<4>(rows, index, run),
+            5 => pack::put_run::<5>(rows, index, run),
+            6 => pack::put_run::<6>(rows, index, run),
+            _ => pack::put_run::<8>(rows, index, run),
+        }
+    }
 }
 
 /// One panel for `out.len()` tokens.
