@@ -430,6 +430,8 @@ fn a_benchmark_reports_every_test_it_was_asked_for() {
         "400",
         "--batch",
         "1,3",
+        "--depth",
+        "0,40",
         "-r",
         "2",
     ];
@@ -441,7 +443,17 @@ fn a_benchmark_reports_every_test_it_was_asked_for() {
         .iter()
         .map(|r| r["test"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["pp32", "tg400", "tg400 @ 3"]);
+    assert_eq!(
+        names,
+        [
+            "pp32",
+            "tg400",
+            "tg400 @ 3",
+            "pp32 d40",
+            "tg400 d40",
+            "tg400 @ 3 d40"
+        ]
+    );
     for result in results {
         let number = |key: &str| result[key].as_f64().unwrap();
         assert!(
@@ -450,7 +462,15 @@ fn a_benchmark_reports_every_test_it_was_asked_for() {
         );
         assert!(number("tokens_per_second") <= number("max"), "{result}");
         assert_eq!(result["runs"].as_array().unwrap().len(), 2);
+        assert!(number("gops") > 0.0 && number("gops_share") > 0.0);
+        let is_decode = result["kind"] == "decode";
+        assert_eq!(result["gb_per_second"].is_number(), is_decode, "{result}");
     }
+    let ceilings = &report["ceilings"];
+    assert!(
+        ceilings["read_gb_per_second"].as_f64() > Some(0.0)
+            && ceilings["gops"].as_f64() > Some(0.0)
+    );
     assert!(report["weight_bytes_per_step"].as_u64().unwrap() > 0);
     let table = stage.run(&args);
     assert!(

@@ -11,7 +11,8 @@ mod ops;
 
 pub use batch::{ForwardBatch, SequenceSpan};
 pub use cpu::{
-    CpuDevice, CpuOptions, attention_scratch_bytes, input_scratch_bytes, stream_buffer_bytes,
+    Ceilings, CpuDevice, CpuOptions, attention_scratch_bytes, input_scratch_bytes,
+    stream_buffer_bytes,
 };
 pub use error::DeviceError;
 pub use kvist_kernels::RopeStyle;

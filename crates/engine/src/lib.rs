@@ -52,6 +52,7 @@ pub use tier::{TierError, TierOptions};
 pub use what_if::{WhatIf, WhatIfError, plan_what_if};
 
 // What callers need to state a request or read an answer, so that they depend on this room alone.
+pub use kvist_device::{Ceilings, CpuOptions};
 pub use kvist_kernels::{Isa, IsaError};
 pub use kvist_plan as plan;
 pub use kvist_sample::{ParamError, SamplingSpec, TokenLogprob};

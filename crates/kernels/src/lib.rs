@@ -17,6 +17,7 @@ mod norm;
 mod panel;
 #[allow(unsafe_code)] // hands a borrowed closure to threads
 mod pool;
+mod probe;
 pub mod quant;
 mod rope;
 #[allow(unsafe_code)] // disjoint mutable views of one slice
@@ -36,6 +37,7 @@ pub use matmul::{
 pub use norm::rms_norm;
 pub use panel::{PANEL_ROWS, PanelMatrix, pack_panel, packed_bytes, panel_bytes};
 pub use pool::Pool;
+pub use probe::DotProbe;
 pub use rope::{RopeStyle, Rotation, rope_angles, rope_row};
 pub use shared::{
     ColumnTiles, Tail, TileMut, Tiling, WorkerLocal, for_each_chunk, for_each_chunk_on,

@@ -5,16 +5,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use kvist_base::{TokenId, Tokens, mix64};
-use kvist_engine::{EndTokens, EngineHandle, GenerateSpec, Prompt, RequestHandle, StreamEvent};
+use kvist_engine::{
+    EndTokens, EngineHandle, GenerateSpec, Prompt, RequestHandle, StreamEvent, Usage,
+};
 
-use super::Test;
+use super::test::{Test, What};
 use crate::error::CliError;
 use crate::exit::Exit;
 
-/// Prompt of a sequence whose output is measured.
-pub(super) const DECODE_PROMPT: Tokens = Tokens(1);
-
-/// Makes prompts, no two alike.
+/// Makes prompts, no two alike but for contexts that are meant to be.
 pub(super) struct Workload {
     vocab_len: u64,
     drawn: u64,
@@ -28,37 +27,30 @@ impl Workload {
         }
     }
 
-    fn spec(&mut self, prompt: Tokens, output: Tokens) -> GenerateSpec {
-        let mut token = || {
-            self.drawn += 1;
-            // Below the vocabulary's length, which fits a token id.
-            TokenId(u32::try_from(mix64(self.drawn) % self.vocab_len).unwrap_or(0))
-        };
-        let prompt = (0..prompt.0).map(|_| token()).collect();
-        GenerateSpec {
-            output_max: Some(output),
-            end_tokens: EndTokens::Ignore,
-            ..GenerateSpec::greedy(Prompt::Tokens(prompt))
-        }
-    }
-
     /// Runs `test` once: tokens a second, over all sequences.
     pub(super) async fn rate(
         &mut self,
         test: &Test,
         engine: &EngineHandle,
     ) -> Result<f64, CliError> {
-        let begun = Instant::now();
-        match *test {
-            Test::Prefill { prompt } => {
-                let mut streams = vec![Stream::open(engine, self.spec(prompt, Tokens(1)))?];
+        for sequence in 0..test.batch() {
+            self.prepare(sequence, test.depth, engine).await?;
+        }
+        match test.what {
+            What::Prefill { prompt } => {
+                let tokens = self.prompt(0, test.depth, prompt);
+                let begun = Instant::now();
+                let mut streams = vec![Stream::open(engine, spec(tokens, Tokens(1)))?];
                 drive(&mut streams).await?;
                 let first = streams[0].first().ok_or_else(nothing_measured)?;
-                Ok(f64::from(prompt.0) / (first - begun).as_secs_f64())
+                let usage = streams[0].usage.ok_or_else(nothing_measured)?;
+                let computed = computed(test, usage, engine)?;
+                Ok(f64::from(computed) / (first - begun).as_secs_f64())
             }
-            Test::Decode { output, batch } => {
+            What::Decode { output, batch } => {
+                let fresh = Tokens(test.before().0 - test.depth.0);
                 let specs: Vec<_> = (0..batch)
-                    .map(|_| self.spec(DECODE_PROMPT, output))
+                    .map(|sequence| spec(self.prompt(sequence, test.depth, fresh), output))
                     .collect();
                 let mut streams = specs
                     .into_iter()
@@ -73,6 +65,56 @@ impl Workload {
             }
         }
     }
+
+    /// Leaves the context of a sequence in the cache; next to nothing is computed if it is there.
+    async fn prepare(
+        &mut self,
+        sequence: u32,
+        depth: Tokens,
+        engine: &EngineHandle,
+    ) -> Result<(), CliError> {
+        if depth == Tokens(0) {
+            return Ok(());
+        }
+        let context = spec(self.prompt(sequence, depth, Tokens(0)), Tokens(1));
+        drive(&mut [Stream::open(engine, context)?]).await
+    }
+
+    /// The context of a sequence, then tokens that never were.
+    fn prompt(&mut self, sequence: u32, depth: Tokens, fresh: Tokens) -> Vec<TokenId> {
+        // The numbers of contexts and of fresh tokens have no value in common.
+        let context = (0..depth.0).map(|at| 1 << 63 | u64::from(sequence) << 32 | u64::from(at));
+        let fresh = self.drawn..self.drawn + u64::from(fresh.0);
+        self.drawn = fresh.end;
+        // Below the vocabulary's length, which fits a token id.
+        let token = |idx| TokenId(u32::try_from(mix64(idx) % self.vocab_len).unwrap_or(0));
+        context.chain(fresh).map(token).collect()
+    }
+}
+
+/// Greedy, and not ended by the model.
+fn spec(prompt: Vec<TokenId>, output: Tokens) -> GenerateSpec {
+    GenerateSpec {
+        output_max: Some(output),
+        end_tokens: EndTokens::Ignore,
+        ..GenerateSpec::greedy(Prompt::Tokens(prompt))
+    }
+}
+
+/// Tokens of a prompt that were computed while it was timed: those behind the context, and the
+/// part of a block the context ends with.
+fn computed(test: &Test, usage: Usage, engine: &EngineHandle) -> Result<u32, CliError> {
+    let block_size = crate::session::block_size(&engine.info().plan).0;
+    let hit = usage.prefix_hit.0;
+    if hit < test.depth.0 / block_size * block_size {
+        let what = format!(
+            "{} was not measured behind its context: {hit} of {} tokens were left in the cache",
+            test.name(),
+            test.depth.0
+        );
+        return Err(CliError::new(Exit::Other, what).fix("more memory: --memory SIZE"));
+    }
+    Ok(usage.prompt.0 - hit)
 }
 
 fn nothing_measured() -> CliError {
@@ -115,6 +157,8 @@ fn rate_of_all(times: &[&Arrivals]) -> Option<f64> {
 struct Stream {
     request: RequestHandle,
     times: Vec<(Instant, u32)>,
+    /// What it took, once it has ended.
+    usage: Option<Usage>,
 }
 
 impl Stream {
@@ -122,6 +166,7 @@ impl Stream {
         Ok(Self {
             request: engine.submit(spec)?,
             times: Vec::new(),
+            usage: None,
         })
     }
 
@@ -141,7 +186,11 @@ impl Stream {
                 Poll::Ready(Some(StreamEvent::Failed(fault))) => {
                     return Poll::Ready(Err(fault.into()));
                 }
-                Poll::Ready(Some(StreamEvent::Finished(_)) | None) => return Poll::Ready(Ok(())),
+                Poll::Ready(Some(StreamEvent::Finished(finished))) => {
+                    self.usage = Some(finished.usage);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
             }
         }
     }
@@ -195,14 +244,17 @@ mod tests {
     }
 
     #[test]
-    fn prompts_differ_and_stay_in_the_vocabulary() {
+    fn prompts_differ_but_for_their_contexts() {
         let mut workload = Workload::new(50);
-        let mut prompt = || match workload.spec(Tokens(20), Tokens(1)).prompt {
-            Prompt::Tokens(tokens) => tokens,
-            other => panic!("{other:?}"),
+        let mut prompt = |sequence, depth, fresh| {
+            let prompt = workload.prompt(sequence, Tokens(depth), Tokens(fresh));
+            assert!(prompt.iter().all(|token| token.0 < 50));
+            prompt
         };
-        let (first, second) = (prompt(), prompt());
-        assert_ne!(first, second);
-        assert!(first.iter().chain(&second).all(|token| token.0 < 50) && first.len() == 20);
+        let (first, second) = (prompt(0, 0, 20), prompt(0, 0, 20));
+        assert!(first != second && first.len() == 20);
+        let (short, long) = (prompt(1, 16, 8), prompt(1, 32, 8));
+        assert!(short[..16] == long[..16] && short[16..] != long[16..24]);
+        assert!(long.len() == 40 && long[..32] != prompt(2, 32, 0));
     }
 }

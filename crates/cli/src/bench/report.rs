@@ -3,10 +3,10 @@
 use std::fmt;
 
 use kvist_base::Bytes;
-use kvist_engine::ModelInfo;
+use kvist_engine::{Ceilings, ModelInfo};
 use serde_json::{Value, json};
 
-use super::Test;
+use super::test::{Rates, Test, What, Work};
 
 /// One test, run several times.
 #[derive(Debug)]
@@ -41,15 +41,14 @@ impl TestResult {
         self.rates[self.rates.len() - 1]
     }
 
-    /// 10^9 bytes of weights read a second: each step reads all of them once for its whole batch.
-    /// A prompt's steps are bound by arithmetic, so the figure would say nothing there.
-    fn weights_rate(&self, weights_read: Bytes) -> Option<f64> {
-        let Test::Decode { batch, .. } = self.test else {
-            return None;
-        };
-        let steps = self.median() / f64::from(batch);
-        #[allow(clippy::cast_precision_loss)] // a report's second decimal
-        Some(weights_read.0 as f64 * steps / 1e9)
+    /// Half of what lies between the extremes, in percent of the median.
+    fn deviation(&self) -> f64 {
+        (self.max() - self.min()) / self.median() * 50.0
+    }
+
+    /// What the median amounts to.
+    fn rates(&self, work: &Work) -> Rates {
+        work.rates(&self.test, self.median())
     }
 }
 
@@ -83,8 +82,8 @@ impl fmt::Display for Streamed {
 /// All tests of a model.
 pub(super) struct Report<'a> {
     pub(super) info: &'a ModelInfo,
-    /// Bytes of weights one step reads.
-    pub(super) weights_read: Bytes,
+    pub(super) work: Work,
+    pub(super) ceilings: Ceilings,
     pub(super) streamed: Streamed,
     pub(super) results: &'a [TestResult],
 }
@@ -98,36 +97,46 @@ impl fmt::Display for Report<'_> {
             threads,
             ..
         } = self.info;
+        let Ceilings {
+            read_bytes,
+            dot_ops,
+        } = self.ceilings;
         writeln!(
             f,
             "{name} ({architecture}), {} read a step",
-            self.weights_read
+            self.work.weights_read
         )?;
         writeln!(
             f,
-            "kvist {}, {isa}, {threads} threads\n",
-            env!("CARGO_PKG_VERSION")
+            "kvist {}, {isa}, {threads} threads, at best {:.1} GB/s read and {:.0} GOPS\n",
+            env!("CARGO_PKG_VERSION"),
+            read_bytes / 1e9,
+            dot_ops / 1e9
         )?;
         writeln!(
             f,
-            "| {:<12} | {:>9} | {:>9} | {:>9} | {:>6} |",
-            "test", "t/s", "min", "max", "GB/s"
+            "| {:<16} | {:>9} | {:>5} | {:>6} | {:>4} | {:>6} | {:>4} |",
+            "test", "t/s", "±%", "GB/s", "%", "GOPS", "%"
         )?;
         writeln!(
             f,
-            "|:{0:-<12}-|-{0:-<9}:|-{0:-<9}:|-{0:-<9}:|-{0:-<6}:|",
+            "|:{0:-<16}-|-{0:-<9}:|-{0:-<5}:|-{0:-<6}:|-{0:-<4}:|-{0:-<6}:|-{0:-<4}:|",
             ""
         )?;
         for result in self.results {
-            let gb = result.weights_rate(self.weights_read);
-            let gb = gb.map_or(String::new(), |rate| format!("{rate:.2}"));
+            let Rates { bytes, ops } = result.rates(&self.work);
+            let gb = bytes.map_or(String::new(), |rate| format!("{:.2}", rate / 1e9));
+            let read = bytes.map_or(String::new(), |rate| {
+                format!("{:.0}", rate / read_bytes * 100.0)
+            });
             writeln!(
                 f,
-                "| {:<12} | {:>9.2} | {:>9.2} | {:>9.2} | {gb:>6} |",
+                "| {:<16} | {:>9.2} | {:>5.1} | {gb:>6} | {read:>4} | {:>6.1} | {:>4.0} |",
                 result.test.name(),
                 result.median(),
-                result.min(),
-                result.max()
+                result.deviation(),
+                ops / 1e9,
+                ops / dot_ops * 100.0
             )?;
         }
         if self.streamed.bytes > Bytes::ZERO {
@@ -139,28 +148,45 @@ impl fmt::Display for Report<'_> {
 
 impl Report<'_> {
     pub(super) fn to_json(&self) -> Value {
-        let result = |result: &TestResult| {
-            json!({
-                "test": result.test.name(),
-                "batch": result.test.batch(),
-                "tokens_per_second": result.median(),
-                "min": result.min(),
-                "max": result.max(),
-                "runs": result.rates,
-                "weights_gb_per_second": result.weights_rate(self.weights_read),
-            })
-        };
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "model": self.info.name,
             "architecture": self.info.architecture,
             "isa": self.info.isa,
             "threads": self.info.threads,
-            "weight_bytes_per_step": self.weights_read.0,
+            "ceilings": {
+                "read_gb_per_second": self.ceilings.read_bytes / 1e9,
+                "gops": self.ceilings.dot_ops / 1e9,
+            },
+            "weight_bytes_per_step": self.work.weights_read.0,
             "streamed_bytes_per_step": self.streamed.step.0,
             "streamed_bytes": self.streamed.bytes.0,
             "streamed_read_seconds": self.streamed.seconds,
-            "results": self.results.iter().map(result).collect::<Vec<_>>(),
+            "results": self.results.iter().map(|result| self.result(result)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn result(&self, result: &TestResult) -> Value {
+        let Rates { bytes, ops } = result.rates(&self.work);
+        let test = &result.test;
+        let kind = match test.what {
+            What::Prefill { .. } => "prefill",
+            What::Decode { .. } => "decode",
+        };
+        json!({
+            "test": test.name(),
+            "kind": kind,
+            "tokens": test.timed().0,
+            "batch": test.batch(),
+            "depth": test.depth.0,
+            "tokens_per_second": result.median(),
+            "min": result.min(),
+            "max": result.max(),
+            "runs": result.rates,
+            "gb_per_second": bytes.map(|rate| rate / 1e9),
+            "read_share": bytes.map(|rate| rate / self.ceilings.read_bytes),
+            "gops": ops / 1e9,
+            "gops_share": ops / self.ceilings.dot_ops,
         })
     }
 }
@@ -173,22 +199,16 @@ mod tests {
 
     #[test]
     fn the_median_counts_and_the_extremes_are_kept() {
-        let test = Test::Decode {
-            output: Tokens(8),
-            batch: 4,
+        let test = Test {
+            what: What::Prefill { prompt: Tokens(8) },
+            depth: Tokens(0),
         };
         let odd = TestResult::new(test, vec![30.0, 10.0, 20.0]);
         assert_eq!((odd.median(), odd.min(), odd.max()), (20.0, 10.0, 30.0));
+        assert_eq!(odd.deviation(), 50.0);
         assert_eq!(
             TestResult::new(test, vec![10.0, 40.0, 20.0, 30.0]).median(),
             25.0
-        );
-        // 20 tokens a second of 4 sequences are 5 steps, each over 2 GB.
-        assert_eq!(odd.weights_rate(Bytes(2_000_000_000)), Some(10.0));
-        let prefill = Test::Prefill { prompt: Tokens(8) };
-        assert_eq!(
-            TestResult::new(prefill, vec![1.0]).weights_rate(Bytes(1)),
-            None
         );
     }
 }

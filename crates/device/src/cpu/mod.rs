@@ -2,6 +2,7 @@
 
 #[allow(unsafe_code)] // anonymous mappings; see ARCHITECTURE.md
 mod arena;
+mod ceilings;
 mod exec;
 mod extents;
 mod kv;
@@ -18,6 +19,7 @@ use kvist_base::{BlockId, Bytes};
 use kvist_kernels::{ActWidths, Activations, Isa, Pool};
 
 use crate::cpu::arena::Arena;
+pub use crate::cpu::ceilings::Ceilings;
 use crate::cpu::kv::KvPool;
 pub use crate::cpu::scratch::{attention_scratch_bytes, input_scratch_bytes};
 use crate::cpu::slabs::{Slab, Slabs};

@@ -5,3 +5,5 @@
 pub(crate) mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_f32;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_probe;
