@@ -1,40 +1,6 @@
-//! What the machine can do, and what others take of it.
+//! What others take of the machine.
 
 use std::fs;
-use std::hint::black_box;
-use std::thread;
-use std::time::Instant;
-
-/// Bytes each thread reads in one pass: far more than any cache holds.
-const PASS_BYTES: usize = 128 << 20;
-const PASSES: usize = 5;
-
-/// Bytes a second that `threads` threads together read from memory: the best of some passes.
-#[allow(clippy::cast_precision_loss)] // a rate for people to read
-pub fn read_bandwidth(threads: usize) -> f64 {
-    let data: Vec<Vec<u64>> = (0..threads).map(|_| vec![1; PASS_BYTES / 8]).collect();
-    let pass = || {
-        let start = Instant::now();
-        thread::scope(|scope| {
-            for part in &data {
-                scope.spawn(|| black_box(sum(part)));
-            }
-        });
-        (threads * PASS_BYTES) as f64 / start.elapsed().as_secs_f64()
-    };
-    (0..PASSES).map(|_| pass()).fold(0.0, f64::max)
-}
-
-/// Several chains of additions, so that memory and not the adder is what it waits for.
-fn sum(values: &[u64]) -> u64 {
-    let mut sums = [0u64; 16];
-    for chunk in values.chunks_exact(sums.len()) {
-        for (sum, value) in sums.iter_mut().zip(chunk) {
-            *sum = sum.wrapping_add(*value);
-        }
-    }
-    sums.into_iter().fold(0, u64::wrapping_add)
-}
 
 /// Programs that wanted to run, on average over the last minute; 0 where the system does not say.
 pub fn load_average() -> f64 {
@@ -110,11 +76,5 @@ mod tests {
     fn the_load_of_the_last_minute_comes_first() {
         assert_eq!(first_number("1.25 0.80 0.50 2/300 4711\n"), Some(1.25));
         assert_eq!(first_number(""), None);
-    }
-
-    #[test]
-    fn a_sum_reads_every_value() {
-        let values: Vec<u64> = (0..64).collect();
-        assert_eq!(sum(&values), 2016);
     }
 }

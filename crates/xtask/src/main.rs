@@ -9,7 +9,6 @@ mod machine;
 mod oracle;
 mod peer;
 mod perplexity;
-mod race;
 mod stats;
 mod tidy;
 
@@ -41,13 +40,12 @@ enum Task {
     Sim(SimArguments),
     /// Compare greedy output with llama.cpp, token by token, on one model file
     Oracle(oracle::Arguments),
-    /// Race `kvist bench` against llama-bench on one model file, runs interleaved
-    Race(race::Arguments),
     /// Compare the perplexity of a text with llama.cpp's
     Perplexity(perplexity::Arguments),
     /// Recompute the tiny models' golden outputs with an independent implementation
     Fixtures(fixtures::Arguments),
-    /// Measure what kvist promises: `bench memory` for everything about memory
+    /// Measure what kvist promises: `bench memory` for everything about memory, `bench race` for
+    /// speed beside other engines
     Bench(bench::Arguments),
     /// Complete a model file that ends early: real header, real weights as far as they go, and
     /// random ones of their size behind
@@ -78,7 +76,6 @@ fn main() -> ExitCode {
         Task::Tidy => tidy(),
         Task::Sim(arguments) => sim(&arguments),
         Task::Oracle(arguments) => oracle::run(&arguments),
-        Task::Race(arguments) => race::run(&arguments),
         Task::Perplexity(arguments) => perplexity::run(&arguments),
         Task::Fixtures(arguments) => fixtures::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),

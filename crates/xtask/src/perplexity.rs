@@ -32,10 +32,9 @@ pub fn run(arguments: &Arguments) -> Outcome {
     let model = arguments.model.canonicalize()?;
     let text = match &arguments.text {
         Some(text) => text.canonicalize()?,
-        None => root().join(TEXT),
+        None => default_text(),
     };
-    let ours = kvist(&model, &text)?;
-    let theirs = llama_cpp(&peer, &model, &text)?;
+    let (ours, theirs) = both(&release_binary()?, &peer, (&model, &text))?;
     let difference = ours / theirs - 1.0;
     println!(
         "kvist      {ours:.4}\nllama.cpp  {theirs:.4}\ndifference {:+.3} %",
@@ -48,8 +47,22 @@ pub fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-fn kvist(model: &Path, text: &Path) -> Result<f64, Box<dyn Error>> {
-    let output = Run::new(release_binary()?)
+/// The text that is scored when none is given.
+pub fn default_text() -> PathBuf {
+    root().join(TEXT)
+}
+
+/// The perplexity of a text by a model, as both engines compute it: ours, then llama.cpp's.
+pub fn both(
+    binary: &Path,
+    peer: &Peer,
+    (model, text): (&Path, &Path),
+) -> Result<(f64, f64), Box<dyn Error>> {
+    Ok((kvist(binary, model, text)?, llama_cpp(peer, model, text)?))
+}
+
+fn kvist(binary: &Path, model: &Path, text: &Path) -> Result<f64, Box<dyn Error>> {
+    let output = Run::new(binary)
         .args([
             "perplexity".as_ref(),
             model.as_os_str(),

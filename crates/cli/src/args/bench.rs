@@ -58,6 +58,9 @@ pub struct BenchArgs {
     #[arg(short, long, value_name = "COUNT", default_value_t = 5,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub repetitions: u32,
+    /// Count the first run of each test, too: for large models, whose runs take long.
+    #[arg(long)]
+    pub no_warmup: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

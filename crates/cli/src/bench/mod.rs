@@ -8,7 +8,7 @@
 //!
 //! Prompts are pseudo-random tokens, never the same twice, and nothing but a context is computed
 //! before it is timed. Contexts are prefixes that an earlier request left in the cache. One run of
-//! each test goes uncounted. What the machine gives at best is measured before and after.
+//! each test goes uncounted unless `--no-warmup` counts it. What the machine gives at best is measured before and after.
 
 mod measure;
 mod report;
@@ -99,7 +99,9 @@ fn measure(
     let mut results = Vec::with_capacity(tests.len());
     for test in tests {
         say(&format!("{} x {}", test.name(), args.repetitions));
-        runtime.block_on(workload.rate(test, engine))?;
+        if !args.no_warmup {
+            runtime.block_on(workload.rate(test, engine))?;
+        }
         let mut rates = Vec::with_capacity(args.repetitions as usize);
         for _ in 0..args.repetitions {
             rates.push(runtime.block_on(workload.rate(test, engine))?);

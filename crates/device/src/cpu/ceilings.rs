@@ -9,9 +9,10 @@ use crate::cpu::CpuOptions;
 use crate::cpu::arena::Arena;
 use crate::error::DeviceError;
 
-/// Memory that is read: beyond any cache, and more where there are more threads and so caches.
-const READ_BYTES_MIN: usize = 256 << 20;
-const READ_BYTES_PER_THREAD: usize = 64 << 20;
+/// Memory that is read: beyond any cache, and more where there are more threads and so caches. Code
+/// that is not optimised is bound by itself, and no figure of its is worth the wait.
+const READ_BYTES_MIN: usize = if cfg!(debug_assertions) { 4 } else { 256 } << 20;
+const READ_BYTES_PER_THREAD: usize = READ_BYTES_MIN / 4;
 /// Tasks for each thread in a pass: a core that is taken away for a while delays one of them.
 const TASKS_PER_THREAD: usize = 8;
 /// How long each of the two is tried; the best pass counts.
@@ -30,7 +31,8 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Measures for something more than half a second. Takes 256 MiB meanwhile, or 64 MiB for each thread.
+    /// Measures for something more than half a second. Takes 256 MiB meanwhile, or 64 MiB for each thread if
+    /// that is more.
     ///
     /// # Errors
     /// When the system refuses memory or threads.

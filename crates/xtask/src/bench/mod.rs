@@ -1,19 +1,24 @@
-//! `cargo xtask bench memory`: each promise about memory, measured on a running server.
+//! `cargo xtask bench`: what kvist promises, measured.
 //!
-//! A measurement starts `kvist serve` on a free port, loads it with clients of its own, watches the
+//! `race` and its neighbours hold `kvist bench` against other engines' programs. Of `memory`, a
+//! measurement starts `kvist serve` on a free port, loads it with clients of its own, watches the
 //! process through `/proc`, and prints what it found beside what was promised. A promise that was
 //! not kept is a failure of the command.
 
+mod growth;
 mod load;
 mod memory;
 mod mooncake;
 mod overload;
 mod plan;
+mod quants;
+mod race;
 mod report;
 mod resize;
 mod service;
 mod shared_prefix;
 mod soak;
+mod start;
 mod stream;
 mod trace;
 mod waste;
@@ -43,6 +48,14 @@ pub struct Arguments {
 enum Subject {
     /// What kvist promises about memory
     Memory(MemoryArguments),
+    /// Speed beside another engine on the same files, runs interleaved
+    Race(race::Arguments),
+    /// Speed of both engines over the length of prompts and contexts
+    Growth(growth::Arguments),
+    /// Seconds to the first token, and until a server is ready
+    Start(start::Arguments),
+    /// A race and perplexities of other encodings of a model, made by llama.cpp
+    Quants(quants::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -141,7 +154,24 @@ struct One {
 }
 
 pub fn run(arguments: &Arguments) -> Outcome {
-    let Subject::Memory(arguments) = &arguments.subject;
+    match &arguments.subject {
+        Subject::Memory(arguments) => memory(arguments),
+        Subject::Race(arguments) => race::run(arguments),
+        Subject::Growth(arguments) => publish_all(vec![growth::measure(arguments)?]),
+        Subject::Start(arguments) => publish_all(vec![start::measure(arguments)?]),
+        Subject::Quants(arguments) => publish_all(quants::measure(arguments)?),
+    }
+}
+
+/// Prints reports that say where they were made.
+fn publish_all(mut reports: Vec<Report>) -> Outcome {
+    for report in &mut reports {
+        report.setup(circumstances());
+    }
+    publish(&reports, None)
+}
+
+fn memory(arguments: &MemoryArguments) -> Outcome {
     let binary = || match &arguments.binary {
         Some(binary) => Ok(binary.canonicalize()?),
         None => release_binary(),
