@@ -21,9 +21,12 @@ pub(super) fn join(codes: &[u8], bytes: &mut [u8]) {
 
 /// Adds the fifth bits of a 32-code block.
 pub(super) fn split_fifth(bytes: [u8; 4], codes: &mut [u8]) {
-    let bits = u32::from_le_bytes(bytes);
-    for (j, code) in codes[..32].iter_mut().enumerate() {
-        *code |= u8::from(bits & (1 << j) != 0) << 4;
+    let (eights, _) = codes[..32].as_chunks_mut::<8>();
+    for (bits, codes) in bytes.into_iter().zip(eights) {
+        // Byte j keeps bit j alone; adding takes it, wherever it is, to the top. Nothing carries.
+        let alone = (u64::from(bits) * 0x0101_0101_0101_0101) & 0x8040_2010_0804_0201;
+        let top = (alone + 0x7F7F_7F7F_7F7F_7F7F) & 0x8080_8080_8080_8080;
+        *codes = (u64::from_le_bytes(*codes) | top >> 3).to_le_bytes();
     }
 }
 
