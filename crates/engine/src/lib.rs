@@ -6,6 +6,7 @@
 
 mod assemble;
 mod control;
+mod cores;
 mod emit;
 mod error;
 mod fleet;

@@ -4,11 +4,12 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use kvist_plan::{
     CgroupMemory, Machine, parse_cgroup_v1, parse_cgroup_v2, parse_meminfo, parse_reclaimable,
 };
+
+use crate::cores::cores;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -20,9 +21,7 @@ const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 pub fn read_machine() -> io::Result<Machine> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let memory = parse_meminfo(&meminfo).map_err(io::Error::other)?;
-    let cores = thread::available_parallelism().map_or(1, |cores| cores.get());
-    let cores = u32::try_from(cores).unwrap_or(u32::MAX);
-    Ok(Machine::new(memory, &cgroup_levels(), cores))
+    Ok(Machine::new(memory, &cgroup_levels(), cores()))
 }
 
 /// Every level of the memory control group this process is in, from its own up to the root:
