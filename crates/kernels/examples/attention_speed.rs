@@ -12,17 +12,21 @@ use kvist_kernels::{
 };
 
 /// Query heads, key heads and head size of some well-known models.
-const MODELS: [(&str, usize, usize, usize); 3] = [
+const MODELS: [(&str, usize, usize, usize); 4] = [
+    ("smollm2-135m", 9, 3, 64),
     ("qwen2.5-0.5b", 14, 2, 64),
-    ("llama-3.2-3b", 24, 8, 128),
+    ("qwen2-7b", 28, 4, 128),
     ("smollm2-1.7b", 32, 32, 64),
 ];
 
 /// What a step holds: its sequences, the rows of each and the position of their first row.
-const STEPS: [(&str, u32, u32, u32); 4] = [
+const STEPS: [(&str, u32, u32, u32); 7] = [
     ("prefill 512", 1, 512, 0),
-    ("prefill 512 at 3584", 1, 512, 3584),
+    ("prefill 512 at 1536", 1, 512, 1536),
+    ("prefill 512 at 7680", 1, 512, 7680),
+    ("decode at 512", 1, 1, 511),
     ("decode at 4096", 1, 1, 4095),
+    ("decode at 8192", 1, 1, 8191),
     ("decode 8 at 1024", 8, 1, 1023),
 ];
 
@@ -39,15 +43,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         empty * 1e6
     );
     for (model, heads, kv_heads, head_dim) in MODELS {
-        let layout = KvLayout {
-            block_size: 16,
-            layers: 1,
-            kv_heads,
-            head_dim,
-            dtype: KvDtype::F16,
-        };
-        for step in STEPS {
-            measure(&pool, model, heads, (layout, step));
+        for dtype in [KvDtype::F16, KvDtype::Q8_0] {
+            let layout = KvLayout {
+                block_size: 16,
+                layers: 1,
+                kv_heads,
+                head_dim,
+                dtype,
+            };
+            for step in STEPS {
+                measure(&pool, model, heads, (layout, step));
+            }
         }
     }
     Ok(())
@@ -88,7 +94,7 @@ fn measure(
     let mut scratch = AttentionScratch::new(&AttentionLimits {
         threads: pool.threads(),
         tokens_max: 512,
-        context_max: 4096,
+        context_max: 8192,
         heads,
         kv_heads: layout.kv_heads,
         head_dim: layout.head_dim,
@@ -103,7 +109,8 @@ fn measure(
     let flops = 4 * sequences as usize * seen * heads * layout.head_dim;
     let bytes = kv.len();
     println!(
-        "{model:13} {name:20} {:9.1} us {:7.1} GFLOPS {:6.1} GB/s of KV",
+        "{model:13} {:5} {name:20} {:9.1} us {:7.1} GFLOPS {:6.1} GB/s of KV",
+        layout.dtype,
         seconds * 1e6,
         flops as f64 / seconds * 1e-9,
         bytes as f64 / seconds * 1e-9,

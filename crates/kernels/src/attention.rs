@@ -38,7 +38,7 @@ const KV_TILE: usize = 32;
 const PARTITION: usize = 512;
 
 /// Query vectors (rows times query heads of a group) that share one conversion of the keys.
-const QUERY_TILE: usize = 32;
+const QUERY_TILE: usize = 64;
 
 /// Rows whose partitions may be computed apart in one step, at the longest context.
 const SPLIT_ROWS: usize = 8;
@@ -296,7 +296,7 @@ impl Kernel for Attend<'_> {
             out,
             slots,
         } = self;
-        scratch.load_queries(lanes, &tile);
+        scratch.load_queries(&tile);
         for partition in tile.piece.partitions.clone() {
             scratch.attend(lanes, &tile, partition);
             match tile.piece.partial {

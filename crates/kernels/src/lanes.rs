@@ -1,4 +1,4 @@
-//! Eight f32 at once, and how code written for them is compiled for each tier.
+//! Eight or sixteen f32 at once, and how code written for them is compiled for each tier.
 //!
 //! A kernel is written once, over [`Lanes`] and plain loops, and [`run`] instantiates it for each
 //! tier. Every operation here is exactly rounded and every sum has one fixed shape, so all tiers
@@ -6,16 +6,34 @@
 
 use crate::isa::{Isa, Tier};
 
-/// Eight values on one vector boundary.
+/// Sixteen values on a cache line of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[repr(align(32))]
-pub(crate) struct Oct(pub(crate) [f32; 8]);
+#[repr(align(64))]
+pub(crate) struct Wide(pub(crate) [f32; 16]);
+
+impl Wide {
+    /// The eight values from `8 * half` on.
+    #[inline(always)]
+    pub(crate) fn half(&self, half: usize) -> &[f32; 8] {
+        &self.0.as_chunks::<8>().0[half]
+    }
+
+    /// The eight values from `8 * half` on.
+    #[inline(always)]
+    pub(crate) fn half_mut(&mut self, half: usize) -> &mut [f32; 8] {
+        &mut self.0.as_chunks_mut::<8>().0[half]
+    }
+}
 
 /// The vector operations of one tier. A value of the implementing type is the proof that the CPU
 /// has them.
 pub(crate) trait Lanes: Copy {
     /// Eight f32, in a register where there is one.
     type V: Copy;
+    /// Sixteen f32, for sums whose lanes never meet: one register, or two.
+    type W: Copy;
+    /// Whether a `W` is one register, of which there are 32.
+    const WIDE: bool;
 
     fn splat(self, value: f32) -> Self::V;
     fn load(self, from: &[f32; 8]) -> Self::V;
@@ -26,6 +44,18 @@ pub(crate) trait Lanes: Copy {
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// By lane `a` where `a > b`, else `b`: `b` when either is NaN.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn wide_splat(self, value: f32) -> Self::W;
+    fn wide_load(self, from: &[f32; 16]) -> Self::W;
+    fn wide_store(self, value: Self::W, to: &mut [f32; 16]);
+    fn wide_mul(self, a: Self::W, b: Self::W) -> Self::W;
+    /// `a * b + c`, rounded once.
+    fn wide_fma(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W;
+    /// Vector `i` of the result has lane `i` of each vector given.
+    fn transpose(self, rows: [Self::V; 8]) -> [Self::V; 8];
+    /// [`Lanes::max`] of lanes four apart, of those two apart, of the last two.
+    fn max_lane(self, value: Self::V) -> f32;
+    /// Advice that these bytes will be read soon.
+    fn prefetch(self, bytes: &[u8]);
     /// The sum of each vector's lanes, `((0+1)+(2+3)) + ((4+5)+(6+7))`.
     fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4];
     /// From the bytes of IEEE half precision: exact.
@@ -48,7 +78,9 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa.tier() {
         Tier::Scalar => kernel.run(Plain),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => crate::arch::x86_f32::run(isa, kernel),
+        Tier::Avx2 | Tier::AvxVnni => crate::arch::x86_f32::run(isa, kernel),
+        #[cfg(target_arch = "x86_64")]
+        Tier::Avx512 => crate::arch::x86_f32_512::run(isa, kernel),
     }
 }
 
@@ -58,6 +90,8 @@ struct Plain;
 
 impl Lanes for Plain {
     type V = [f32; 8];
+    type W = [f32; 16];
+    const WIDE: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
@@ -93,6 +127,45 @@ impl Lanes for Plain {
     fn max(self, a: Self::V, b: Self::V) -> Self::V {
         std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
     }
+
+    #[inline(always)]
+    fn wide_splat(self, value: f32) -> Self::W {
+        [value; 16]
+    }
+
+    #[inline(always)]
+    fn wide_load(self, from: &[f32; 16]) -> Self::W {
+        *from
+    }
+
+    #[inline(always)]
+    fn wide_store(self, value: Self::W, to: &mut [f32; 16]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn wide_mul(self, a: Self::W, b: Self::W) -> Self::W {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn wide_fma(self, a: Self::W, b: Self::W, c: Self::W) -> Self::W {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [Self::V; 8]) -> [Self::V; 8] {
+        std::array::from_fn(|i| std::array::from_fn(|j| rows[j][i]))
+    }
+
+    #[inline(always)]
+    fn max_lane(self, [a, b, c, d, e, f, g, h]: Self::V) -> f32 {
+        let max = |a: f32, b: f32| if a > b { a } else { b };
+        max(max(max(a, e), max(c, g)), max(max(b, f), max(d, h)))
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: &[u8]) {}
 
     #[inline(always)]
     fn sum4(self, vectors: [Self::V; 4]) -> [f32; 4] {

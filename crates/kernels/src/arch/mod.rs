@@ -6,4 +6,6 @@ pub(crate) mod x86;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_f32;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod x86_f32_512;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_probe;

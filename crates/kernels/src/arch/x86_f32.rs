@@ -1,11 +1,13 @@
 //! [`Lanes`] on AVX2, FMA and F16C.
 
 use std::arch::x86_64::{
-    __m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _mm_add_ps, _mm_loadl_epi64, _mm_loadu_si128,
-    _mm_storeu_ps, _mm_storeu_si128, _mm256_add_ps, _mm256_castps256_ps128, _mm256_cvtepi8_epi32,
-    _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps,
-    _mm256_hadd_ps, _mm256_loadu_ps, _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps,
-    _mm256_storeu_ps,
+    __m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_ps, _mm_cvtss_f32,
+    _mm_loadl_epi64, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehl_ps, _mm_prefetch,
+    _mm_shuffle_ps, _mm_storeu_ps, _mm_storeu_si128, _mm256_add_ps, _mm256_castps256_ps128,
+    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_cvtps_ph,
+    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps, _mm256_max_ps,
+    _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
+    _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use crate::Isa;
@@ -20,16 +22,34 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn enter<K: Kernel>(kernel: K) -> K::Output {
-    kernel.run(Avx2(()))
+    // SAFETY: exactly the features of this function.
+    kernel.run(unsafe { Avx2::new() })
 }
 
-/// Made by [`enter`] alone: where there is one, the CPU has AVX2, FMA and F16C. Every `unsafe`
+/// Made by [`enter`], and by the entry of a tier that has more: where there is one, the CPU has AVX2, FMA and F16C. Every `unsafe`
 /// block below rests on that; the loads and stores go through references of the full size.
 #[derive(Clone, Copy)]
-struct Avx2(());
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    /// # Safety
+    /// The CPU has AVX2, FMA and F16C.
+    #[inline(always)]
+    pub(super) const unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+#[inline(always)]
+fn halves(values: &[f32; 16]) -> [&[f32; 8]; 2] {
+    let (halves, _) = values.as_chunks::<8>();
+    [&halves[0], &halves[1]]
+}
 
 impl Lanes for Avx2 {
     type V = __m256;
+    type W = [__m256; 2];
+    const WIDE: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
@@ -71,6 +91,99 @@ impl Lanes for Avx2 {
     fn max(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: `self` proves AVX2.
         unsafe { _mm256_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn wide_splat(self, value: f32) -> [__m256; 2] {
+        [self.splat(value); 2]
+    }
+
+    #[inline(always)]
+    fn wide_load(self, from: &[f32; 16]) -> [__m256; 2] {
+        let [low, high] = halves(from);
+        [self.load(low), self.load(high)]
+    }
+
+    #[inline(always)]
+    fn wide_store(self, [low, high]: [__m256; 2], to: &mut [f32; 16]) {
+        let (to, _) = to.as_chunks_mut::<8>();
+        self.store(low, &mut to[0]);
+        self.store(high, &mut to[1]);
+    }
+
+    #[inline(always)]
+    fn wide_mul(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        [self.mul(a[0], b[0]), self.mul(a[1], b[1])]
+    }
+
+    #[inline(always)]
+    fn wide_fma(self, a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
+        [self.fma(a[0], b[0], c[0]), self.fma(a[1], b[1], c[1])]
+    }
+
+    #[inline(always)]
+    fn transpose(self, [a, b, c, d, e, f, g, h]: [__m256; 8]) -> [__m256; 8] {
+        let low = |x, y| {
+            // SAFETY: `self` proves AVX2.
+            unsafe { _mm256_unpacklo_ps(x, y) }
+        };
+        let high = |x, y| {
+            // SAFETY: `self` proves AVX2.
+            unsafe { _mm256_unpackhi_ps(x, y) }
+        };
+        // Each 4 x 4 quarter is transposed in its place, then the quarters beside the diagonal change
+        // places.
+        let quarters = |[a, b, c, d]: [__m256; 4]| {
+            let (ab, cd) = ([low(a, b), high(a, b)], [low(c, d), high(c, d)]);
+            // SAFETY: `self` proves AVX2.
+            unsafe {
+                [
+                    _mm256_shuffle_ps::<0x44>(ab[0], cd[0]),
+                    _mm256_shuffle_ps::<0xEE>(ab[0], cd[0]),
+                    _mm256_shuffle_ps::<0x44>(ab[1], cd[1]),
+                    _mm256_shuffle_ps::<0xEE>(ab[1], cd[1]),
+                ]
+            }
+        };
+        let ([a, b, c, d], [e, f, g, h]) = (quarters([a, b, c, d]), quarters([e, f, g, h]));
+        let left = |x, y| {
+            // SAFETY: `self` proves AVX2.
+            unsafe { _mm256_permute2f128_ps::<0x20>(x, y) }
+        };
+        let right = |x, y| {
+            // SAFETY: `self` proves AVX2.
+            unsafe { _mm256_permute2f128_ps::<0x31>(x, y) }
+        };
+        [
+            left(a, e),
+            left(b, f),
+            left(c, g),
+            left(d, h),
+            right(a, e),
+            right(b, f),
+            right(c, g),
+            right(d, h),
+        ]
+    }
+
+    #[inline(always)]
+    fn max_lane(self, value: __m256) -> f32 {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let low = _mm256_castps256_ps128(value);
+            let four = _mm_max_ps(low, _mm256_extractf128_ps::<1>(value));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8]) {
+        const CACHE_LINE: usize = 64;
+        for line in bytes.chunks(CACHE_LINE) {
+            // SAFETY: `self` proves SSE; a hint reads nothing.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        }
     }
 
     #[inline(always)]

@@ -19,8 +19,7 @@
 use half::bf16;
 use kvist_base::KvDtype;
 
-use super::layout::KvLayout;
-use crate::lanes::{Lanes, Oct};
+use crate::lanes::{Lanes, Wide};
 
 const GROUP: usize = KvDtype::GROUP;
 /// Bytes of a scale.
@@ -61,39 +60,31 @@ pub(super) fn encode<L: Lanes>(lanes: L, dtype: KvDtype, values: &[f32], to: &mu
     }
 }
 
-/// Reads rows that follow each other.
+/// Reads one row into as many values as a head has; what `to` has beyond them stays.
 #[inline(always)]
-pub(super) fn decode<L: Lanes>(lanes: L, layout: &KvLayout, rows: &[u8], to: &mut [Oct]) {
-    match layout.dtype {
+pub(super) fn decode<L: Lanes>(lanes: L, dtype: KvDtype, row: &[u8], to: &mut [Wide]) {
+    match dtype {
         KvDtype::F16 => {
-            for (to, from) in to.iter_mut().zip(rows.as_chunks::<16>().0) {
-                lanes.store(lanes.widen(from), &mut to.0);
+            for (i, from) in row.as_chunks::<16>().0.iter().enumerate() {
+                lanes.store(lanes.widen(from), to[i / 2].half_mut(i % 2));
             }
         }
         KvDtype::BF16 => {
-            for (to, from) in to.iter_mut().zip(rows.as_chunks::<16>().0) {
-                let (from, _) = from.as_chunks::<2>();
-                for i in 0..8 {
-                    to.0[i] = f32::from_bits(u32::from(u16::from_le_bytes(from[i])) << 16);
-                }
+            for (i, from) in row.as_chunks::<2>().0.iter().enumerate() {
+                to[i / 16].0[i % 16] = f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
             }
         }
         KvDtype::F32 => {
-            for (to, from) in to.iter_mut().zip(rows.as_chunks::<32>().0) {
-                let (from, _) = from.as_chunks::<4>();
-                for i in 0..8 {
-                    to.0[i] = f32::from_le_bytes(from[i]);
-                }
+            for (i, from) in row.as_chunks::<4>().0.iter().enumerate() {
+                to[i / 16].0[i % 16] = f32::from_le_bytes(*from);
             }
         }
         KvDtype::Q8_0 => {
-            let rows = rows.chunks_exact(layout.row_bytes());
-            for (row, to) in rows.zip(to.chunks_exact_mut(layout.head_dim / 8)) {
-                for (group, to) in row.chunks(SCALE + GROUP).zip(to.chunks_mut(GROUP / 8)) {
-                    let (scale, codes) = get_scale(lanes, group);
-                    for (to, codes) in to.iter_mut().zip(codes.as_chunks::<8>().0) {
-                        lanes.store(lanes.mul(scale, lanes.widen_i8(codes)), &mut to.0);
-                    }
+            for (group, to) in row.chunks(SCALE + GROUP).zip(to.chunks_mut(GROUP / 16)) {
+                let (scale, codes) = get_scale(lanes, group);
+                for (i, codes) in codes.as_chunks::<8>().0.iter().enumerate() {
+                    let values = lanes.mul(scale, lanes.widen_i8(codes));
+                    lanes.store(values, to[i / 2].half_mut(i % 2));
                 }
             }
         }

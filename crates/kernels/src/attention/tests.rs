@@ -212,9 +212,9 @@ fn check(shape: &Shape, sequence: &Sequence, positions: Range<usize>, out: &[f32
                     .sum()
             };
             let score = k.chunks_exact(head_dim).map(magnitude).fold(0.0, f64::max);
-            // A score rounds once a step of its chain, tree and scaling; a weight doubles that
+            // A score rounds once a step of its chain and in scaling; a weight doubles that
             // (its own and the maximum's) and adds exp's; the sums have a step a position.
-            let score_error = score * (head_dim as f64 / 8.0 + 8.0);
+            let score_error = score * (head_dim as f64 + 2.0);
             let steps = 2.0 * score_error + 2.0 * (position + 1) as f64 + 32.0;
             let tolerance = steps * UNIT_ROUNDOFF;
             let got = &out[row * shape.q_values() + head * head_dim..][..head_dim];

@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
-use super::register::{SCORE_COLUMNS, Weights, dots, get, put, weighted_sum};
+use super::register::{
+    Positions, Values, queries_max, scores, weighted_sum, with_queries,
+};
 use super::rows;
 use super::split::Piece;
 use super::{AttentionBatch, KV_TILE, PARTITION, QUERY_TILE};
 use crate::exp::exp;
-use crate::lanes::{Lanes, Oct};
+use crate::lanes::{Lanes, Wide};
 use crate::shared::ClaimedChunks;
 
 /// One task: a piece of the batch for one key head.
@@ -82,27 +84,30 @@ struct Softmax {
     max: Vec<f32>,
     /// `l`: the sum of weights `e^(score - m)`.
     sum: Vec<f32>,
-    /// `o`: the weighted values, `[queries][head_dim]`.
-    values: Vec<Oct>,
+    /// `o`: the weighted values, `[queries][head_wides]`.
+    values: Vec<Wide>,
 }
 
-/// One worker's memory.
+/// One worker's memory. A head is `head_wides` vectors; a last one that is half empty is zero there.
 #[derive(Debug)]
 pub(super) struct TileScratch {
-    head_octs: usize,
+    head_dim: usize,
+    head_wides: usize,
     /// Scaled queries, `[queries][head_dim]`.
-    queries: Vec<Oct>,
-    /// Keys, then values of a tile of positions, `[KV_TILE][head_dim]`.
-    kv: Vec<Oct>,
+    queries: Vec<f32>,
+    /// Keys, then values of a tile of positions, `[KV_TILE][head_wides]`.
+    kv: Vec<Wide>,
+    /// Keys with positions side by side, `[head_dim][KV_TILE]`.
+    keys: Vec<Positions>,
     /// Scores, then weights: `[queries][KV_TILE]`.
-    weights: Vec<Weights>,
+    weights: Vec<Positions>,
     /// Of the partition being computed.
     part: Softmax,
     /// Of the partitions folded so far.
     total: Softmax,
 }
 
-const fn queries_max(group: usize) -> usize {
+const fn queries_of_tile(group: usize) -> usize {
     if group > QUERY_TILE {
         group
     } else {
@@ -112,59 +117,69 @@ const fn queries_max(group: usize) -> usize {
 
 impl TileScratch {
     pub(super) fn new(group: usize, head_dim: usize) -> Self {
-        let (queries, head_octs) = (queries_max(group), head_dim / 8);
-        let octs = |rows: usize| vec![Oct::default(); rows * head_octs];
+        let (queries, head_wides) = (queries_of_tile(group), head_dim.div_ceil(16));
+        let wides = |rows: usize| vec![Wide::default(); rows * head_wides];
         let softmax = || Softmax {
             max: vec![0.0; queries],
             sum: vec![0.0; queries],
-            values: octs(queries),
+            values: wides(queries),
         };
         Self {
-            head_octs,
-            queries: octs(queries),
-            kv: octs(KV_TILE),
-            weights: vec![[Oct::default(); KV_TILE / 8]; queries],
+            head_dim,
+            head_wides,
+            queries: vec![0.0; queries * head_dim],
+            kv: wides(KV_TILE),
+            keys: vec![Positions::default(); head_dim],
+            weights: vec![Positions::default(); queries],
             part: softmax(),
             total: softmax(),
         }
     }
 
     pub(super) fn bytes(group: usize, head_dim: usize) -> usize {
-        let queries = queries_max(group);
-        let values = queries * (3 * head_dim + KV_TILE + 4) + KV_TILE * head_dim;
-        values * size_of::<f32>()
+        let queries = queries_of_tile(group);
+        let padded = head_dim.next_multiple_of(16);
+        let of_query = head_dim + KV_TILE + 2 * (2 + padded);
+        let of_tile = KV_TILE * (padded + head_dim);
+        (queries * of_query + of_tile) * size_of::<f32>()
     }
 
     #[cfg(test)]
     pub(super) fn allocated(&self) -> usize {
         let softmax = |s: &Softmax| {
             (s.max.capacity() + s.sum.capacity()) * size_of::<f32>()
-                + s.values.capacity() * size_of::<Oct>()
+                + s.values.capacity() * size_of::<Wide>()
         };
-        let octs = self.queries.capacity() + self.kv.capacity();
-        let weights = self.weights.capacity() * KV_TILE * size_of::<f32>();
-        octs * size_of::<Oct>() + weights + softmax(&self.part) + softmax(&self.total)
+        let positions = self.keys.capacity() + self.weights.capacity();
+        self.queries.capacity() * size_of::<f32>()
+            + self.kv.capacity() * size_of::<Wide>()
+            + positions * size_of::<Positions>()
+            + softmax(&self.part)
+            + softmax(&self.total)
+    }
+
+    /// The vectors of some heads of `values`.
+    fn heads(&self, queries: Range<usize>) -> Range<usize> {
+        queries.start * self.head_wides..queries.end * self.head_wides
     }
 
     /// Copies the tile's queries, times the score scale.
     #[inline(always)]
-    pub(super) fn load_queries<L: Lanes>(&mut self, lanes: L, tile: &Tile<'_>) {
+    pub(super) fn load_queries(&mut self, tile: &Tile<'_>) {
         let batch = tile.batch;
         let head_dim = batch.kv.layout.head_dim;
         assert_eq!(
-            self.head_octs * 8,
-            head_dim,
+            self.head_dim, head_dim,
             "the scratch was made for this head"
         );
-        assert!(tile.queries() * self.head_octs <= self.queries.len());
-        let scale = lanes.splat(batch.scale);
         let width = batch.group() * head_dim;
-        let mut to = self.queries.iter_mut();
-        for row in tile.piece.rows.clone() {
+        let rows = tile.piece.rows.clone().zip(self.queries.chunks_exact_mut(width));
+        assert_eq!(rows.len(), tile.piece.rows.len(), "the tile fits");
+        for (row, to) in rows {
             let start = row * batch.row_values() + tile.head * width;
-            let (octs, _) = batch.q[start..start + width].as_chunks::<8>();
-            for (from, to) in octs.iter().zip(&mut to) {
-                lanes.store(lanes.mul(lanes.load(from), scale), &mut to.0);
+            let from = &batch.q[start..start + width];
+            for (to, from) in to.iter_mut().zip(from) {
+                *to = *from * batch.scale;
             }
         }
     }
@@ -172,16 +187,19 @@ impl TileScratch {
     /// Attends to one partition, from a fresh softmax, for the queries that reach it.
     #[inline(always)]
     pub(super) fn attend<L: Lanes>(&mut self, lanes: L, tile: &Tile<'_>, partition: usize) {
-        self.part.max.fill(f32::NEG_INFINITY);
-        self.part.sum.fill(0.0);
-        self.part.values.fill(Oct::default());
         let queries = tile.queries();
         let start = partition * PARTITION;
         let end = tile.end(queries - 1).min(start + PARTITION);
+        let reaching = tile.first_query(start)..queries;
+        self.part.max[reaching.clone()].fill(f32::NEG_INFINITY);
+        self.part.sum[reaching.clone()].fill(0.0);
+        let heads = self.heads(reaching);
+        self.part.values[heads].fill(Wide::default());
         for first in (start..end).step_by(KV_TILE) {
             let len = KV_TILE.min(end - first);
             let from_query = tile.first_query(first);
             self.gather(lanes, tile, Side::Keys, first..first + len);
+            self.turn_keys(lanes, len);
             self.score(lanes, from_query..queries, len);
             for query in from_query..queries {
                 let count = len.min(tile.end(query) - first);
@@ -194,43 +212,61 @@ impl TileScratch {
         }
     }
 
-    /// Converts keys or values of some positions into `kv`.
+    /// Converts keys or values of some positions into `kv`, and has fetched what is converted next: the
+    /// values of the same positions, or the keys that follow.
     #[inline(always)]
     fn gather<L: Lanes>(&mut self, lanes: L, tile: &Tile<'_>, side: Side, positions: Range<usize>) {
         let kv = &tile.batch.kv;
-        let mut rest = &mut self.kv[..positions.len() * self.head_octs];
+        let row_bytes = kv.layout.row_bytes();
+        let last = tile.end(tile.queries() - 1);
+        let mut rows = self.kv.chunks_exact_mut(self.head_wides);
         let mut position = positions.start;
         while position < positions.end {
             let (span, run) = tile.run(side, position..positions.end);
-            let (to, after) = rest.split_at_mut(run * self.head_octs);
-            rows::decode(lanes, &kv.layout, &kv.bytes[span], to);
-            rest = after;
+            let (next, ahead) = match side {
+                Side::Keys => (Side::Values, position),
+                Side::Values => (Side::Keys, position + KV_TILE),
+            };
+            if ahead < last {
+                let (span, _) = tile.run(next, ahead..last.min(ahead + run));
+                lanes.prefetch(&kv.bytes[span]);
+            }
+            for (row, to) in kv.bytes[span].chunks_exact(row_bytes).zip(&mut rows) {
+                rows::decode(lanes, kv.layout.dtype, row, to);
+            }
             position += run;
         }
     }
 
-    /// Scores of the first `len` positions of the tile (and, up to a multiple of
-    /// [`SCORE_COLUMNS`], meaningless ones).
+    /// Puts the first `len` positions of the tile side by side (and, up to a multiple of eight,
+    /// meaningless ones).
     #[inline(always)]
-    fn score<L: Lanes>(&mut self, lanes: L, queries: Range<usize>, len: usize) {
-        let octs = self.head_octs;
-        let columns = len.div_ceil(SCORE_COLUMNS) * SCORE_COLUMNS;
-        let mut query = queries.start;
-        while query < queries.end {
-            let paired = query + 1 < queries.end;
-            for column in (0..columns).step_by(SCORE_COLUMNS) {
-                let keys = std::array::from_fn(|i| &self.kv[(column + i) * octs..][..octs]);
-                let row = |query: usize| &self.queries[query * octs..][..octs];
-                if paired {
-                    let scores = dots(lanes, [row(query), row(query + 1)], keys);
-                    put(&mut self.weights[query], column, scores[0]);
-                    put(&mut self.weights[query + 1], column, scores[1]);
-                } else {
-                    let [scores] = dots(lanes, [row(query)], keys);
-                    put(&mut self.weights[query], column, scores);
+    fn turn_keys<L: Lanes>(&mut self, lanes: L, len: usize) {
+        for eight in 0..len.div_ceil(8) {
+            for (oct, to) in self.keys.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let rows = &self.kv[8 * eight * self.head_wides + oct / 2..];
+                let mut values = [lanes.splat(0.0); 8];
+                for i in 0..8 {
+                    values[i] = lanes.load(rows[i * self.head_wides].half(oct % 2));
+                }
+                let values = lanes.transpose(values);
+                for i in 0..8 {
+                    lanes.store(values[i], to[i][eight / 2].half_mut(eight % 2));
                 }
             }
-            query += 2;
+        }
+    }
+
+    /// Scores of the first `len` positions of the tile (and meaningless ones).
+    #[inline(always)]
+    fn score<L: Lanes>(&mut self, lanes: L, queries: Range<usize>, len: usize) {
+        let mut query = queries.start;
+        while query < queries.end {
+            let count = (queries.end - query).min(queries_max::<L>());
+            let heads = &self.queries[query * self.head_dim..];
+            let to = &mut self.weights[query..query + count];
+            with_queries!(L, count, scores(lanes, heads, &self.keys, len, to));
+            query += count;
         }
     }
 
@@ -239,28 +275,22 @@ impl TileScratch {
     #[inline(always)]
     fn soften<L: Lanes>(&mut self, lanes: L, query: usize, count: usize) {
         let row = &mut self.weights[query];
-        for (index, score) in row.iter_mut().flat_map(|oct| &mut oct.0).enumerate() {
-            *score = if index < count {
-                *score
-            } else {
-                f32::NEG_INFINITY
-            };
+        for index in count..KV_TILE {
+            row[index / 16].0[index % 16] = f32::NEG_INFINITY;
         }
         let mut greatest = lanes.splat(self.part.max[query]);
-        for oct in row.iter() {
-            greatest = lanes.max(lanes.load(&oct.0), greatest);
+        for wide in row.iter() {
+            greatest = lanes.max(lanes.load(wide.half(0)), greatest);
+            greatest = lanes.max(lanes.load(wide.half(1)), greatest);
         }
-        let mut by_lane = [0.0; 8];
-        lanes.store(greatest, &mut by_lane);
-        let max = by_lane
-            .into_iter()
-            .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+        let max = lanes.max_lane(greatest);
         let mut sum = lanes.splat(0.0);
-        for oct in row.iter_mut() {
-            for weight in &mut oct.0 {
+        for wide in row.iter_mut() {
+            for weight in &mut wide.0 {
                 *weight = exp(*weight - max);
             }
-            sum = lanes.add(sum, lanes.load(&oct.0));
+            sum = lanes.add(sum, lanes.load(wide.half(0)));
+            sum = lanes.add(sum, lanes.load(wide.half(1)));
         }
         let [sum, ..] = lanes.sum4([sum; 4]);
         let shrink = exp(self.part.max[query] - max);
@@ -268,9 +298,10 @@ impl TileScratch {
         self.part.sum[query] = self.part.sum[query].mul_add(shrink, sum);
         // Most tiles raise no maximum, and a factor of one changes nothing.
         if shrink != 1.0 {
-            let shrink = lanes.splat(shrink);
-            for oct in &mut self.part.values[query * self.head_octs..][..self.head_octs] {
-                lanes.store(lanes.mul(lanes.load(&oct.0), shrink), &mut oct.0);
+            let shrink = lanes.wide_splat(shrink);
+            let heads = self.heads(query..query + 1);
+            for wide in &mut self.part.values[heads] {
+                lanes.wide_store(lanes.wide_mul(lanes.wide_load(&wide.0), shrink), &mut wide.0);
             }
         }
     }
@@ -278,50 +309,45 @@ impl TileScratch {
     /// Adds weighted values: for each query over its own `count` of positions, in order.
     #[inline(always)]
     fn weigh<L: Lanes>(&mut self, lanes: L, queries: Range<usize>, count: impl Fn(usize) -> usize) {
-        let octs = self.head_octs;
+        let values = Values {
+            values: &self.kv,
+            wides: self.head_wides,
+        };
         let mut query = queries.start;
         while query < queries.end {
-            if query + 1 < queries.end {
-                // The later query may see one position more, its own; a zero weight for the
-                // earlier one would not do, as that value may be infinite.
-                let (near, far) = (count(query), count(query + 1));
-                let weights = [&self.weights[query], &self.weights[query + 1]];
-                let sums = &mut self.part.values[query * octs..(query + 2) * octs];
-                let (first, second) = sums.split_at_mut(octs);
-                weighted_sum(
-                    lanes,
-                    weights,
-                    &self.kv[..near * octs],
-                    &mut [first, second],
-                );
-                let sums = &mut self.part.values[(query + 1) * octs..(query + 2) * octs];
-                for position in near..far {
-                    let weight = lanes.splat(get(weights[1], position));
-                    for (sum, value) in sums.iter_mut().zip(&self.kv[position * octs..]) {
-                        let acc = lanes.fma(weight, lanes.load(&value.0), lanes.load(&sum.0));
-                        lanes.store(acc, &mut sum.0);
-                    }
+            let end = queries.end.min(query + queries_max::<L>());
+            let near = count(query);
+            let heads = self.heads(query..end);
+            let (weights, sums) = (&self.weights[query..end], &mut self.part.values[heads]);
+            with_queries!(
+                L,
+                end - query,
+                weighted_sum(lanes, weights, values, 0..near, sums)
+            );
+            // Later queries may see some positions more, their own; zero weights for the earlier ones
+            // would not do, as those values may be infinite.
+            for query in query..end {
+                let far = count(query);
+                if far > near {
+                    let heads = self.heads(query..query + 1);
+                    let (weights, sums) = (&self.weights[query..], &mut self.part.values[heads]);
+                    weighted_sum::<L, 1, 2>(lanes, weights, values, near..far, sums);
                 }
-            } else {
-                let sums = &mut self.part.values[query * octs..(query + 1) * octs];
-                let kv = &self.kv[..count(query) * octs];
-                weighted_sum(lanes, [&self.weights[query]], kv, &mut [sums]);
             }
-            query += 2;
+            query = end;
         }
     }
 
     /// Folds the partition just computed into the total.
     #[inline(always)]
     pub(super) fn fold(&mut self, tile: &Tile<'_>, partition: usize) {
-        let octs = self.head_octs;
-        let (part, total) = (&self.part, &mut self.total);
         for query in tile.first_query(partition * PARTITION)..tile.queries() {
-            let span = query * octs..(query + 1) * octs;
+            let heads = self.heads(query..query + 1);
+            let (part, total) = (&self.part, &mut self.total);
             if partition == 0 {
                 total.max[query] = part.max[query];
                 total.sum[query] = part.sum[query];
-                total.values[span.clone()].copy_from_slice(&part.values[span]);
+                total.values[heads.clone()].copy_from_slice(&part.values[heads]);
                 continue;
             }
             let (old, new) = (total.max[query], part.max[query]);
@@ -329,11 +355,9 @@ impl TileScratch {
             let (keep, take) = (exp(old - max), exp(new - max));
             total.max[query] = max;
             total.sum[query] = total.sum[query].mul_add(keep, part.sum[query] * take);
-            for (sum, oct) in total.values[span.clone()]
-                .iter_mut()
-                .zip(&part.values[span])
-            {
-                for (sum, value) in sum.0.iter_mut().zip(oct.0) {
+            let sums = total.values[heads.clone()].iter_mut();
+            for (sums, values) in sums.zip(&part.values[heads]) {
+                for (sum, value) in sums.0.iter_mut().zip(values.0) {
                     *sum = sum.mul_add(keep, value * take);
                 }
             }
@@ -345,13 +369,14 @@ impl TileScratch {
     pub(super) fn finish(&self, tile: &Tile<'_>, out: &ClaimedChunks<'_, f32>) {
         let group = tile.batch.group();
         for row in 0..tile.piece.rows.len() {
-            let (octs, _) = out.claim(tile.out_chunk(row)).as_chunks_mut::<8>();
-            for (member, octs) in octs.chunks_exact_mut(self.head_octs).enumerate() {
-                let query = row * group + member;
+            let members = out.claim(tile.out_chunk(row)).chunks_exact_mut(self.head_dim);
+            for (query, to) in (row * group..).zip(members) {
                 let factor = 1.0 / self.total.sum[query];
-                let values = &self.total.values[query * self.head_octs..];
-                for (to, from) in octs.iter_mut().zip(values) {
-                    *to = from.0.map(|value| value * factor);
+                let values = &self.total.values[self.heads(query..query + 1)];
+                for (to, from) in to.chunks_mut(16).zip(values) {
+                    for (to, from) in to.iter_mut().zip(from.0) {
+                        *to = from * factor;
+                    }
                 }
             }
         }
@@ -373,9 +398,11 @@ impl TileScratch {
             let queries = row * group..(row + 1) * group;
             max.copy_from_slice(&self.part.max[queries.clone()]);
             sum.copy_from_slice(&self.part.sum[queries.clone()]);
-            let octs = &self.part.values[queries.start * self.head_octs..];
-            for (to, from) in values.as_chunks_mut::<8>().0.iter_mut().zip(octs) {
-                *to = from.0;
+            for (query, to) in queries.zip(values.chunks_exact_mut(self.head_dim)) {
+                let from = &self.part.values[self.heads(query..query + 1)];
+                for (to, from) in to.chunks_mut(16).zip(from) {
+                    to.copy_from_slice(&from.0[..to.len()]);
+                }
             }
         }
     }
@@ -384,7 +411,7 @@ impl TileScratch {
     #[inline(always)]
     pub(super) fn take_back(&mut self, tile: &Tile<'_>, partition: usize, partials: &[f32]) {
         let group = tile.batch.group();
-        let len = partial_len(group, self.head_octs * 8);
+        let len = partial_len(group, self.head_dim);
         for row in tile.first_query(partition * PARTITION) / group..tile.piece.rows.len() {
             let chunk = &partials[tile.partial_chunk(partition, row) * len..][..len];
             let (max, rest) = chunk.split_at(group);
@@ -392,9 +419,12 @@ impl TileScratch {
             let queries = row * group..(row + 1) * group;
             self.part.max[queries.clone()].copy_from_slice(max);
             self.part.sum[queries.clone()].copy_from_slice(sum);
-            let octs = &mut self.part.values[queries.start * self.head_octs..];
-            for (to, from) in octs.iter_mut().zip(values.as_chunks::<8>().0) {
-                to.0 = *from;
+            for (query, from) in queries.zip(values.chunks_exact(self.head_dim)) {
+                let heads = self.heads(query..query + 1);
+                let to = &mut self.part.values[heads];
+                for (to, from) in to.iter_mut().zip(from.chunks(16)) {
+                    to.0[..from.len()].copy_from_slice(from);
+                }
             }
         }
     }
