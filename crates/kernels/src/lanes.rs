@@ -25,6 +25,27 @@ impl Wide {
     }
 }
 
+/// The vector registers of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Registers {
+    /// None to speak of.
+    None,
+    /// Of eight lanes.
+    Sixteen,
+    /// Of sixteen lanes.
+    ThirtyTwo,
+}
+
+impl Registers {
+    pub(crate) const fn are_none(self) -> bool {
+        matches!(self, Self::None)
+    }
+
+    pub(crate) const fn are_32(self) -> bool {
+        matches!(self, Self::ThirtyTwo)
+    }
+}
+
 /// The vector operations of one tier. A value of the implementing type is the proof that the CPU
 /// has them.
 pub(crate) trait Lanes: Copy {
@@ -32,8 +53,8 @@ pub(crate) trait Lanes: Copy {
     type V: Copy;
     /// Sixteen f32, for sums whose lanes never meet: one register, or two.
     type W: Copy;
-    /// Whether a `W` is one register, of which there are 32.
-    const WIDE: bool;
+    /// What register tiles may use.
+    const REGISTERS: Registers;
 
     fn splat(self, value: f32) -> Self::V;
     fn load(self, from: &[f32; 8]) -> Self::V;
@@ -62,6 +83,14 @@ pub(crate) trait Lanes: Copy {
     fn widen(self, from: &[u8; 16]) -> Self::V;
     /// From signed integers: exact.
     fn widen_i8(self, from: &[u8; 8]) -> Self::V;
+    /// The same value in every lane, from the bytes of IEEE half precision: exact.
+    fn splat_half(self, from: [u8; 2]) -> Self::V;
+    /// As [`Lanes::splat_half`].
+    fn wide_splat_half(self, from: [u8; 2]) -> Self::W;
+    /// As [`Lanes::widen`].
+    fn wide_widen(self, from: &[u8; 32]) -> Self::W;
+    /// As [`Lanes::widen_i8`].
+    fn wide_widen_i8(self, from: &[u8; 16]) -> Self::W;
     /// To the bytes of IEEE half precision, nearest even; infinite beyond its range.
     fn narrow(self, value: Self::V) -> [u8; 16];
 }
@@ -91,7 +120,7 @@ struct Plain;
 impl Lanes for Plain {
     type V = [f32; 8];
     type W = [f32; 16];
-    const WIDE: bool = false;
+    const REGISTERS: Registers = Registers::None;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::V {
@@ -180,6 +209,27 @@ impl Lanes for Plain {
 
     #[inline(always)]
     fn widen_i8(self, from: &[u8; 8]) -> Self::V {
+        std::array::from_fn(|i| f32::from(from[i].cast_signed()))
+    }
+
+    #[inline(always)]
+    fn splat_half(self, from: [u8; 2]) -> Self::V {
+        self.splat(half::f16::from_le_bytes(from).to_f32())
+    }
+
+    #[inline(always)]
+    fn wide_splat_half(self, from: [u8; 2]) -> Self::W {
+        self.wide_splat(half::f16::from_le_bytes(from).to_f32())
+    }
+
+    #[inline(always)]
+    fn wide_widen(self, from: &[u8; 32]) -> Self::W {
+        let (from, _) = from.as_chunks::<2>();
+        std::array::from_fn(|i| half::f16::from_le_bytes(from[i]).to_f32())
+    }
+
+    #[inline(always)]
+    fn wide_widen_i8(self, from: &[u8; 16]) -> Self::W {
         std::array::from_fn(|i| f32::from(from[i].cast_signed()))
     }
 

@@ -3,15 +3,15 @@
 use std::arch::x86_64::{
     __m128i, __m256, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_ps, _mm_cvtss_f32,
     _mm_loadl_epi64, _mm_loadu_si128, _mm_max_ps, _mm_max_ss, _mm_movehl_ps, _mm_prefetch,
-    _mm_shuffle_ps, _mm_storeu_ps, _mm_storeu_si128, _mm256_add_ps, _mm256_castps256_ps128,
-    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_cvtps_ph,
-    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps, _mm256_max_ps,
-    _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
-    _mm256_unpackhi_ps, _mm256_unpacklo_ps,
+    _mm_set1_epi16, _mm_shuffle_ps, _mm_storeu_ps, _mm_storeu_si128, _mm256_add_ps,
+    _mm256_castps256_ps128, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_cvtph_ps,
+    _mm256_cvtps_ph, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_hadd_ps, _mm256_loadu_ps,
+    _mm256_max_ps, _mm256_mul_ps, _mm256_permute2f128_ps, _mm256_set1_ps, _mm256_shuffle_ps,
+    _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps,
 };
 
 use crate::Isa;
-use crate::lanes::{Kernel, Lanes};
+use crate::lanes::{Kernel, Lanes, Registers};
 
 /// Runs a kernel compiled with this tier's instructions.
 pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
@@ -26,8 +26,8 @@ fn enter<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(unsafe { Avx2::new() })
 }
 
-/// Made by [`enter`], and by the entry of a tier that has more: where there is one, the CPU has AVX2, FMA and F16C. Every `unsafe`
-/// block below rests on that; the loads and stores go through references of the full size.
+/// Made by [`enter`], and by the entry of a tier that has more: where there is one, the CPU has AVX2,
+/// FMA and F16C. Every `unsafe` block below rests on that; the loads and stores go through references of the full size.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
@@ -49,7 +49,7 @@ fn halves(values: &[f32; 16]) -> [&[f32; 8]; 2] {
 impl Lanes for Avx2 {
     type V = __m256;
     type W = [__m256; 2];
-    const WIDE: bool = false;
+    const REGISTERS: Registers = Registers::Sixteen;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
@@ -213,6 +213,29 @@ impl Lanes for Avx2 {
             let codes = _mm_loadl_epi64(from.as_ptr().cast::<__m128i>());
             _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes))
         }
+    }
+
+    #[inline(always)]
+    fn splat_half(self, from: [u8; 2]) -> __m256 {
+        // SAFETY: `self` proves AVX2 and F16C.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(from))) }
+    }
+
+    #[inline(always)]
+    fn wide_splat_half(self, from: [u8; 2]) -> [__m256; 2] {
+        [self.splat_half(from); 2]
+    }
+
+    #[inline(always)]
+    fn wide_widen(self, from: &[u8; 32]) -> [__m256; 2] {
+        let (halves, _) = from.as_chunks::<16>();
+        [self.widen(&halves[0]), self.widen(&halves[1])]
+    }
+
+    #[inline(always)]
+    fn wide_widen_i8(self, from: &[u8; 16]) -> [__m256; 2] {
+        let (halves, _) = from.as_chunks::<8>();
+        [self.widen_i8(&halves[0]), self.widen_i8(&halves[1])]
     }
 
     #[inline(always)]

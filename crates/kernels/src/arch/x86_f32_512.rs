@@ -2,14 +2,15 @@
 //! with them all that has eight, as on AVX2.
 
 use std::arch::x86_64::{
-    __m256, __m512, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps,
-    _mm512_storeu_ps,
+    __m128i, __m256, __m256i, __m512, _mm_loadu_si128, _mm256_loadu_si256, _mm256_set1_epi16,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps,
 };
 
 use super::x86_f32::Avx2;
 use crate::Isa;
 use crate::isa::Tier;
-use crate::lanes::{Kernel, Lanes};
+use crate::lanes::{Kernel, Lanes, Registers};
 
 /// Runs a kernel compiled with this tier's instructions.
 pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
@@ -32,7 +33,7 @@ struct Avx512(Avx2);
 impl Lanes for Avx512 {
     type V = __m256;
     type W = __m512;
-    const WIDE: bool = true;
+    const REGISTERS: Registers = Registers::ThirtyTwo;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m256 {
@@ -127,6 +128,32 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn widen_i8(self, from: &[u8; 8]) -> __m256 {
         self.0.widen_i8(from)
+    }
+
+    #[inline(always)]
+    fn splat_half(self, from: [u8; 2]) -> __m256 {
+        self.0.splat_half(from)
+    }
+
+    #[inline(always)]
+    fn wide_splat_half(self, from: [u8; 2]) -> __m512 {
+        // SAFETY: `self` proves AVX-512 F.
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes(from))) }
+    }
+
+    #[inline(always)]
+    fn wide_widen(self, from: &[u8; 32]) -> __m512 {
+        // SAFETY: `self` proves AVX-512 F; 32 bytes are readable.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast::<__m256i>())) }
+    }
+
+    #[inline(always)]
+    fn wide_widen_i8(self, from: &[u8; 16]) -> __m512 {
+        // SAFETY: `self` proves AVX-512 F; 16 bytes are readable.
+        unsafe {
+            let codes = _mm_loadu_si128(from.as_ptr().cast::<__m128i>());
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes))
+        }
     }
 
     #[inline(always)]

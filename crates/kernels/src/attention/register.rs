@@ -10,34 +10,39 @@
 use std::ops::Range;
 
 use super::KV_TILE;
-use crate::lanes::{Lanes, Wide};
+use super::rows::Stored;
+use crate::lanes::{Lanes, Registers, Wide};
 
 /// One value for each position of a tile: scores, then weights, of one query; or one value of the head
 /// of all keys.
 pub(super) type Positions = [Wide; KV_TILE / 16];
 
-/// Most queries of a register tile: with two registers of positions each for tiers of 32 registers of
-/// sixteen lanes, with one `W` of two registers each for those of 16.
-pub(super) const fn queries_max<L: Lanes>() -> usize {
-    if L::WIDE { 8 } else { 6 }
+/// The size of the next register tile when `left` queries are left: the greatest that this tier has
+/// registers for.
+#[inline(always)]
+pub(super) fn queries_of_tile<L: Lanes>(left: usize) -> usize {
+    let sizes: &[usize] = match L::REGISTERS {
+        Registers::None => &[1],
+        Registers::Sixteen => &[6, 3, 2, 1],
+        Registers::ThirtyTwo => &[8, 4, 3, 2, 1],
+    };
+    let fits = sizes.iter().find(|size| **size <= left);
+    fits.copied().unwrap_or(1)
 }
 
-/// Expands to a call of `$tile` for `$queries` queries, at most [`queries_max`], with as many vectors a
-/// query as there are registers for.
+/// Expands to a call of `$tile` for a number of queries that [`queries_of_tile`] gave, with as many
+/// vectors a query as there are registers for. What a tier does not use is not compiled for it.
 macro_rules! with_queries {
     ($lanes:ty, $queries:expr, $tile:ident($($argument:expr),*)) => {
         match $queries {
-            1 => $tile::<$lanes, 1, 2>($($argument),*),
-            2 => $tile::<$lanes, 2, 2>($($argument),*),
+            1 if const { <$lanes>::REGISTERS.are_none() } => $tile::<$lanes, 1, 1>($($argument),*),
+            _ if const { <$lanes>::REGISTERS.are_none() } => unreachable!("one query a tile"),
+            8 if const { <$lanes>::REGISTERS.are_32() } => $tile::<$lanes, 8, 2>($($argument),*),
+            4 if const { <$lanes>::REGISTERS.are_32() } => $tile::<$lanes, 4, 2>($($argument),*),
+            6 if const { !<$lanes>::REGISTERS.are_32() } => $tile::<$lanes, 6, 1>($($argument),*),
             3 => $tile::<$lanes, 3, 2>($($argument),*),
-            4 if <$lanes>::WIDE => $tile::<$lanes, 4, 2>($($argument),*),
-            5 if <$lanes>::WIDE => $tile::<$lanes, 5, 2>($($argument),*),
-            6 if <$lanes>::WIDE => $tile::<$lanes, 6, 2>($($argument),*),
-            7 if <$lanes>::WIDE => $tile::<$lanes, 7, 2>($($argument),*),
-            8 if <$lanes>::WIDE => $tile::<$lanes, 8, 2>($($argument),*),
-            4 => $tile::<$lanes, 4, 1>($($argument),*),
-            5 => $tile::<$lanes, 5, 1>($($argument),*),
-            6 => $tile::<$lanes, 6, 1>($($argument),*),
+            2 => $tile::<$lanes, 2, 2>($($argument),*),
+            1 => $tile::<$lanes, 1, 2>($($argument),*),
             other => unreachable!("a tile of {other} queries"),
         }
     };
@@ -81,30 +86,58 @@ pub(super) fn scores<L: Lanes, const Q: usize, const P: usize>(
     }
 }
 
-/// Values of a tile of positions: `[position][wides]`.
-#[derive(Clone, Copy)]
-pub(super) struct Values<'a> {
+/// The values of a tile of positions.
+pub(super) trait Values {
+    /// Those from `16 * wide` on.
+    fn wide<L: Lanes>(&self, lanes: L, position: usize, wide: usize) -> L::W;
+}
+
+/// Values as f32: for many queries, which share the conversion. `[position][wides]`
+pub(super) struct Converted<'a> {
     pub values: &'a [Wide],
     /// Vectors of a head.
     pub wides: usize,
 }
 
-/// `sums[q] += weights[q][p] * values[p]` for `Q` queries and each of the positions, in order.
+impl Values for Converted<'_> {
+    #[inline(always)]
+    fn wide<L: Lanes>(&self, lanes: L, position: usize, wide: usize) -> L::W {
+        lanes.wide_load(&self.values[position * self.wides + wide].0)
+    }
+}
+
+/// Values as they are stored: for as many queries as one tile takes.
+pub(super) struct Rows<'a, S> {
+    pub rows: &'a [&'a [u8]; KV_TILE],
+    pub stored: S,
+}
+
+impl<S: Stored> Values for Rows<'_, S> {
+    #[inline(always)]
+    fn wide<L: Lanes>(&self, lanes: L, position: usize, wide: usize) -> L::W {
+        self.stored.wide(lanes, self.rows[position], wide)
+    }
+}
+
+/// `sums[q] += weights[q][p] * values[p]` for `Q` queries and each of the positions, in order. A head is
+/// `wides` vectors.
 #[inline(always)]
 pub(super) fn weighted_sum<L: Lanes, const Q: usize, const P: usize>(
     lanes: L,
     weights: &[Positions],
-    values: Values<'_>,
-    positions: Range<usize>,
+    values: &impl Values,
+    (wides, positions): (usize, Range<usize>),
     sums: &mut [Wide],
 ) {
     let mut first = 0;
-    while first + P <= values.wides {
-        weighted_columns::<L, Q, P>(lanes, weights, values, (first, positions.clone()), sums);
+    while first + P <= wides {
+        let columns = (wides, first, positions.clone());
+        weighted_columns::<L, Q, P>(lanes, weights, values, columns, sums);
         first += P;
     }
-    while first < values.wides {
-        weighted_columns::<L, Q, 1>(lanes, weights, values, (first, positions.clone()), sums);
+    while first < wides {
+        let columns = (wides, first, positions.clone());
+        weighted_columns::<L, Q, 1>(lanes, weights, values, columns, sums);
         first += 1;
     }
 }
@@ -114,8 +147,8 @@ pub(super) fn weighted_sum<L: Lanes, const Q: usize, const P: usize>(
 fn weighted_columns<L: Lanes, const Q: usize, const P: usize>(
     lanes: L,
     weights: &[Positions],
-    Values { values, wides }: Values<'_>,
-    (first, positions): (usize, Range<usize>),
+    values: &impl Values,
+    (wides, first, positions): (usize, usize, Range<usize>),
     sums: &mut [Wide],
 ) {
     let weights = &weights[..Q];
@@ -127,9 +160,8 @@ fn weighted_columns<L: Lanes, const Q: usize, const P: usize>(
     }
     let mut value = [lanes.wide_splat(0.0); P];
     for position in positions {
-        let row = &values[position * wides + first..][..P];
         for p in 0..P {
-            value[p] = lanes.wide_load(&row[p].0);
+            value[p] = values.wide(lanes, position, first + p);
         }
         for q in 0..Q {
             let weight = lanes.wide_splat(weights[q][position / 16].0[position % 16]);

@@ -19,6 +19,8 @@
 use half::bf16;
 use kvist_base::KvDtype;
 
+use super::KV_TILE;
+use super::register::Positions;
 use crate::lanes::{Lanes, Wide};
 
 const GROUP: usize = KvDtype::GROUP;
@@ -60,32 +62,183 @@ pub(super) fn encode<L: Lanes>(lanes: L, dtype: KvDtype, values: &[f32], to: &mu
     }
 }
 
-/// Reads one row into as many values as a head has; what `to` has beyond them stays.
+/// How the values of one dtype are read from a row. One type a dtype, so that the loops over rows are
+/// compiled for each.
+pub(super) trait Stored: Copy {
+    /// The eight values from `8 * oct` on.
+    fn oct<L: Lanes>(self, lanes: L, row: &[u8], oct: usize) -> L::V;
+
+    /// The sixteen values from `16 * wide` on.
+    fn wide<L: Lanes>(self, lanes: L, row: &[u8], wide: usize) -> L::W;
+}
+
+/// [`KvDtype::F16`].
+#[derive(Clone, Copy)]
+pub(super) struct F16;
+
+impl Stored for F16 {
+    #[inline(always)]
+    fn oct<L: Lanes>(self, lanes: L, row: &[u8], oct: usize) -> L::V {
+        lanes.widen(&row.as_chunks().0[oct])
+    }
+
+    #[inline(always)]
+    fn wide<L: Lanes>(self, lanes: L, row: &[u8], wide: usize) -> L::W {
+        lanes.wide_widen(&row.as_chunks().0[wide])
+    }
+}
+
+/// [`KvDtype::BF16`].
+#[derive(Clone, Copy)]
+pub(super) struct BF16;
+
+impl BF16 {
+    #[inline(always)]
+    fn values<const N: usize>(row: &[u8], first: usize) -> [f32; N] {
+        let row = &row.as_chunks::<2>().0[first..][..N];
+        let mut values = [0.0; N];
+        for i in 0..N {
+            values[i] = f32::from_bits(u32::from(u16::from_le_bytes(row[i])) << 16);
+        }
+        values
+    }
+}
+
+impl Stored for BF16 {
+    #[inline(always)]
+    fn oct<L: Lanes>(self, lanes: L, row: &[u8], oct: usize) -> L::V {
+        lanes.load(&Self::values(row, 8 * oct))
+    }
+
+    #[inline(always)]
+    fn wide<L: Lanes>(self, lanes: L, row: &[u8], wide: usize) -> L::W {
+        lanes.wide_load(&Self::values(row, 16 * wide))
+    }
+}
+
+/// [`KvDtype::F32`].
+#[derive(Clone, Copy)]
+pub(super) struct F32;
+
+impl F32 {
+    #[inline(always)]
+    fn values<const N: usize>(row: &[u8], first: usize) -> [f32; N] {
+        let row = &row.as_chunks::<4>().0[first..][..N];
+        let mut values = [0.0; N];
+        for i in 0..N {
+            values[i] = f32::from_le_bytes(row[i]);
+        }
+        values
+    }
+}
+
+impl Stored for F32 {
+    #[inline(always)]
+    fn oct<L: Lanes>(self, lanes: L, row: &[u8], oct: usize) -> L::V {
+        lanes.load(&Self::values(row, 8 * oct))
+    }
+
+    #[inline(always)]
+    fn wide<L: Lanes>(self, lanes: L, row: &[u8], wide: usize) -> L::W {
+        lanes.wide_load(&Self::values(row, 16 * wide))
+    }
+}
+
+/// [`KvDtype::Q8_0`].
+#[derive(Clone, Copy)]
+pub(super) struct Q8;
+
+impl Q8 {
+    /// Part `part` of `N` codes, and the scale of its group.
+    #[inline(always)]
+    fn part<const N: usize>(row: &[u8], part: usize) -> ([u8; SCALE], &[u8; N]) {
+        let (group, part) = (part * N / GROUP, part % (GROUP / N));
+        let group = &row[group * (SCALE + GROUP)..];
+        let (scale, codes) = group.split_at(SCALE);
+        ([scale[0], scale[1]], &codes.as_chunks().0[part])
+    }
+}
+
+impl Stored for Q8 {
+    #[inline(always)]
+    fn oct<L: Lanes>(self, lanes: L, row: &[u8], oct: usize) -> L::V {
+        let (scale, codes) = Self::part(row, oct);
+        lanes.mul(lanes.splat_half(scale), lanes.widen_i8(codes))
+    }
+
+    #[inline(always)]
+    fn wide<L: Lanes>(self, lanes: L, row: &[u8], wide: usize) -> L::W {
+        let (scale, codes) = Self::part(row, wide);
+        lanes.wide_mul(lanes.wide_splat_half(scale), lanes.wide_widen_i8(codes))
+    }
+}
+
+/// Expands to `$body` with `$stored` the reader of a dtype.
+macro_rules! with_stored {
+    ($dtype:expr, $stored:ident => $body:expr) => {
+        match $dtype {
+            KvDtype::F16 => {
+                let $stored = rows::F16;
+                $body
+            }
+            KvDtype::BF16 => {
+                let $stored = rows::BF16;
+                $body
+            }
+            KvDtype::F32 => {
+                let $stored = rows::F32;
+                $body
+            }
+            KvDtype::Q8_0 => {
+                let $stored = rows::Q8;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_stored;
+
+/// Reads rows of a head each into `to`, `[rows][vectors of a head]`; what a last vector has beyond the
+/// head stays.
 #[inline(always)]
-pub(super) fn decode<L: Lanes>(lanes: L, dtype: KvDtype, row: &[u8], to: &mut [Wide]) {
-    match dtype {
-        KvDtype::F16 => {
-            for (i, from) in row.as_chunks::<16>().0.iter().enumerate() {
-                lanes.store(lanes.widen(from), to[i / 2].half_mut(i % 2));
-            }
+pub(super) fn decode<L: Lanes, S: Stored>(
+    lanes: L,
+    stored: S,
+    rows: &[&[u8]],
+    (head_dim, to): (usize, &mut [Wide]),
+) {
+    for (row, to) in rows.iter().zip(to.chunks_exact_mut(head_dim.div_ceil(16))) {
+        for i in 0..head_dim / 16 {
+            lanes.wide_store(stored.wide(lanes, row, i), &mut to[i].0);
         }
-        KvDtype::BF16 => {
-            for (i, from) in row.as_chunks::<2>().0.iter().enumerate() {
-                to[i / 16].0[i % 16] = f32::from_bits(u32::from(u16::from_le_bytes(*from)) << 16);
-            }
+        if head_dim % 16 > 0 {
+            let last = stored.oct(lanes, row, head_dim / 8 - 1);
+            lanes.store(last, to[head_dim / 16].half_mut(0));
         }
-        KvDtype::F32 => {
-            for (i, from) in row.as_chunks::<4>().0.iter().enumerate() {
-                to[i / 16].0[i % 16] = f32::from_le_bytes(*from);
+    }
+}
+
+/// Reads rows of a head each with rows side by side: into lane `i` of `to[d]` the value `d` of row `i`,
+/// for each eight rows of which `len` has at least one.
+#[inline(always)]
+pub(super) fn decode_turned<L: Lanes, S: Stored>(
+    lanes: L,
+    stored: S,
+    rows: &[&[u8]; KV_TILE],
+    (len, to): (usize, &mut [Positions]),
+) {
+    for (eight, rows) in rows.as_chunks::<8>().0[..len.div_ceil(8)]
+        .iter()
+        .enumerate()
+    {
+        for (oct, to) in to.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let mut values = [lanes.splat(0.0); 8];
+            for i in 0..8 {
+                values[i] = stored.oct(lanes, rows[i], oct);
             }
-        }
-        KvDtype::Q8_0 => {
-            for (group, to) in row.chunks(SCALE + GROUP).zip(to.chunks_mut(GROUP / 16)) {
-                let (scale, codes) = get_scale(lanes, group);
-                for (i, codes) in codes.as_chunks::<8>().0.iter().enumerate() {
-                    let values = lanes.mul(scale, lanes.widen_i8(codes));
-                    lanes.store(values, to[i / 2].half_mut(i % 2));
-                }
+            let values = lanes.transpose(values);
+            for i in 0..8 {
+                lanes.store(values[i], to[i][eight / 2].half_mut(eight % 2));
             }
         }
     }
@@ -116,17 +269,6 @@ fn put_scale<L: Lanes>(lanes: L, wanted: f32, to: &mut [u8]) -> f32 {
     lanes.store(lanes.widen(&halves), &mut scale);
     let inverse = 1.0 / scale[0];
     if inverse.is_finite() { inverse } else { 0.0 }
-}
-
-/// A group's scale, in every lane, and the bytes of its codes.
-#[inline(always)]
-fn get_scale<L: Lanes>(lanes: L, group: &[u8]) -> (L::V, &[u8]) {
-    let (scale, codes) = group.split_at(SCALE);
-    let mut halves = [0; 16];
-    for half in halves.as_chunks_mut::<SCALE>().0 {
-        half.copy_from_slice(scale);
-    }
-    (lanes.widen(&halves), codes)
 }
 
 /// The code nearest to `x`.

@@ -3,14 +3,18 @@
 use std::ops::Range;
 
 use super::register::{
-    Positions, Values, queries_max, scores, weighted_sum, with_queries,
+    Converted, Positions, Rows, Values, queries_of_tile, scores, weighted_sum, with_queries,
 };
-use super::rows;
+use super::rows::{self, with_stored};
 use super::split::Piece;
 use super::{AttentionBatch, KV_TILE, PARTITION, QUERY_TILE};
 use crate::exp::exp;
 use crate::lanes::{Lanes, Wide};
 use crate::shared::ClaimedChunks;
+use kvist_base::KvDtype;
+
+/// Most queries for which values are read as they are stored.
+const DIRECT_QUERIES: usize = 8;
 
 /// One task: a piece of the batch for one key head.
 ///
@@ -54,6 +58,35 @@ impl Tile<'_> {
         };
         let start = head_start + slot * layout.row_bytes();
         (start..start + run * layout.row_bytes(), run)
+    }
+
+    /// The rows of keys or values of some positions, the first again for positions beyond them. Has
+    /// fetched what is read next: the values of the same positions, or the keys that follow.
+    #[inline(always)]
+    fn rows<L: Lanes>(&self, lanes: L, side: Side, positions: Range<usize>) -> [&[u8]; KV_TILE] {
+        let kv = &self.batch.kv;
+        let row_bytes = kv.layout.row_bytes();
+        let (span, _) = self.run(side, positions.clone());
+        let mut rows = [&kv.bytes[span.start..][..row_bytes]; KV_TILE];
+        let last = self.end(self.queries() - 1);
+        let mut position = positions.start;
+        while position < positions.end {
+            let (span, run) = self.run(side, position..positions.end);
+            let (next, ahead) = match side {
+                Side::Keys => (Side::Values, position),
+                Side::Values => (Side::Keys, position + KV_TILE),
+            };
+            if ahead < last {
+                let (span, _) = self.run(next, ahead..last.min(ahead + run));
+                lanes.prefetch(&kv.bytes[span]);
+            }
+            let to = &mut rows[position - positions.start..][..run];
+            for (to, row) in to.iter_mut().zip(kv.bytes[span].chunks_exact(row_bytes)) {
+                *to = row;
+            }
+            position += run;
+        }
+        rows
     }
 
     /// The chunk (of `group * head_dim` values) of `out` that holds a row of the piece.
@@ -107,7 +140,7 @@ pub(super) struct TileScratch {
     total: Softmax,
 }
 
-const fn queries_of_tile(group: usize) -> usize {
+const fn queries_max(group: usize) -> usize {
     if group > QUERY_TILE {
         group
     } else {
@@ -117,7 +150,7 @@ const fn queries_of_tile(group: usize) -> usize {
 
 impl TileScratch {
     pub(super) fn new(group: usize, head_dim: usize) -> Self {
-        let (queries, head_wides) = (queries_of_tile(group), head_dim.div_ceil(16));
+        let (queries, head_wides) = (queries_max(group), head_dim.div_ceil(16));
         let wides = |rows: usize| vec![Wide::default(); rows * head_wides];
         let softmax = || Softmax {
             max: vec![0.0; queries],
@@ -137,7 +170,7 @@ impl TileScratch {
     }
 
     pub(super) fn bytes(group: usize, head_dim: usize) -> usize {
-        let queries = queries_of_tile(group);
+        let queries = queries_max(group);
         let padded = head_dim.next_multiple_of(16);
         let of_query = head_dim + KV_TILE + 2 * (2 + padded);
         let of_tile = KV_TILE * (padded + head_dim);
@@ -173,7 +206,11 @@ impl TileScratch {
             "the scratch was made for this head"
         );
         let width = batch.group() * head_dim;
-        let rows = tile.piece.rows.clone().zip(self.queries.chunks_exact_mut(width));
+        let rows = tile
+            .piece
+            .rows
+            .clone()
+            .zip(self.queries.chunks_exact_mut(width));
         assert_eq!(rows.len(), tile.piece.rows.len(), "the tile fits");
         for (row, to) in rows {
             let start = row * batch.row_values() + tile.head * width;
@@ -187,7 +224,7 @@ impl TileScratch {
     /// Attends to one partition, from a fresh softmax, for the queries that reach it.
     #[inline(always)]
     pub(super) fn attend<L: Lanes>(&mut self, lanes: L, tile: &Tile<'_>, partition: usize) {
-        let queries = tile.queries();
+        let (queries, dtype) = (tile.queries(), tile.batch.kv.layout.dtype);
         let start = partition * PARTITION;
         let end = tile.end(queries - 1).min(start + PARTITION);
         let reaching = tile.first_query(start)..queries;
@@ -198,61 +235,53 @@ impl TileScratch {
         for first in (start..end).step_by(KV_TILE) {
             let len = KV_TILE.min(end - first);
             let from_query = tile.first_query(first);
-            self.gather(lanes, tile, Side::Keys, first..first + len);
-            self.turn_keys(lanes, len);
+            let keys = tile.rows(lanes, Side::Keys, first..first + len);
+            with_stored!(dtype, stored => {
+                rows::decode_turned(lanes, stored, &keys, (len, &mut self.keys));
+            });
             self.score(lanes, from_query..queries, len);
             for query in from_query..queries {
                 let count = len.min(tile.end(query) - first);
                 self.soften(lanes, query, count);
             }
-            self.gather(lanes, tile, Side::Values, first..first + len);
-            self.weigh(lanes, from_query..queries, |query| {
-                len.min(tile.end(query) - first)
-            });
+            let values = tile.rows(lanes, Side::Values, first..first + len);
+            let count = |query| len.min(tile.end(query) - first);
+            let takers = (from_query..queries, count);
+            self.take_values(lanes, dtype, (&values, len), takers);
         }
     }
 
-    /// Converts keys or values of some positions into `kv`, and has fetched what is converted next: the
-    /// values of the same positions, or the keys that follow.
+    /// Adds the weighted values of the first `len` positions of the tile, for each query over its own
+    /// count of them.
     #[inline(always)]
-    fn gather<L: Lanes>(&mut self, lanes: L, tile: &Tile<'_>, side: Side, positions: Range<usize>) {
-        let kv = &tile.batch.kv;
-        let row_bytes = kv.layout.row_bytes();
-        let last = tile.end(tile.queries() - 1);
-        let mut rows = self.kv.chunks_exact_mut(self.head_wides);
-        let mut position = positions.start;
-        while position < positions.end {
-            let (span, run) = tile.run(side, position..positions.end);
-            let (next, ahead) = match side {
-                Side::Keys => (Side::Values, position),
-                Side::Values => (Side::Keys, position + KV_TILE),
-            };
-            if ahead < last {
-                let (span, _) = tile.run(next, ahead..last.min(ahead + run));
-                lanes.prefetch(&kv.bytes[span]);
+    fn take_values<L: Lanes>(
+        &mut self,
+        lanes: L,
+        dtype: KvDtype,
+        (rows, len): (&[&[u8]; KV_TILE], usize),
+        takers: (Range<usize>, impl Fn(usize) -> usize),
+    ) {
+        let sums = (self.head_wides, &mut self.part.values[..]);
+        // For few queries a conversion through memory would cost more than doing it twice.
+        let is_direct = takers.0.len() <= DIRECT_QUERIES && self.head_dim.is_multiple_of(16);
+        match dtype {
+            KvDtype::F16 if is_direct && const { !L::REGISTERS.are_none() } => {
+                let stored = rows::F16;
+                weigh(lanes, &self.weights, &Rows { rows, stored }, takers, sums);
             }
-            for (row, to) in kv.bytes[span].chunks_exact(row_bytes).zip(&mut rows) {
-                rows::decode(lanes, kv.layout.dtype, row, to);
+            KvDtype::Q8_0 if is_direct && const { !L::REGISTERS.are_none() } => {
+                let stored = rows::Q8;
+                weigh(lanes, &self.weights, &Rows { rows, stored }, takers, sums);
             }
-            position += run;
-        }
-    }
-
-    /// Puts the first `len` positions of the tile side by side (and, up to a multiple of eight,
-    /// meaningless ones).
-    #[inline(always)]
-    fn turn_keys<L: Lanes>(&mut self, lanes: L, len: usize) {
-        for eight in 0..len.div_ceil(8) {
-            for (oct, to) in self.keys.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let rows = &self.kv[8 * eight * self.head_wides + oct / 2..];
-                let mut values = [lanes.splat(0.0); 8];
-                for i in 0..8 {
-                    values[i] = lanes.load(rows[i * self.head_wides].half(oct % 2));
-                }
-                let values = lanes.transpose(values);
-                for i in 0..8 {
-                    lanes.store(values[i], to[i][eight / 2].half_mut(eight % 2));
-                }
+            _ => {
+                with_stored!(dtype, stored => {
+                    rows::decode(lanes, stored, &rows[..len], (self.head_dim, &mut self.kv));
+                });
+                let values = Converted {
+                    values: &self.kv,
+                    wides: self.head_wides,
+                };
+                weigh(lanes, &self.weights, &values, takers, sums);
             }
         }
     }
@@ -262,7 +291,7 @@ impl TileScratch {
     fn score<L: Lanes>(&mut self, lanes: L, queries: Range<usize>, len: usize) {
         let mut query = queries.start;
         while query < queries.end {
-            let count = (queries.end - query).min(queries_max::<L>());
+            let count = queries_of_tile::<L>(queries.end - query);
             let heads = &self.queries[query * self.head_dim..];
             let to = &mut self.weights[query..query + count];
             with_queries!(L, count, scores(lanes, heads, &self.keys, len, to));
@@ -301,40 +330,11 @@ impl TileScratch {
             let shrink = lanes.wide_splat(shrink);
             let heads = self.heads(query..query + 1);
             for wide in &mut self.part.values[heads] {
-                lanes.wide_store(lanes.wide_mul(lanes.wide_load(&wide.0), shrink), &mut wide.0);
+                lanes.wide_store(
+                    lanes.wide_mul(lanes.wide_load(&wide.0), shrink),
+                    &mut wide.0,
+                );
             }
-        }
-    }
-
-    /// Adds weighted values: for each query over its own `count` of positions, in order.
-    #[inline(always)]
-    fn weigh<L: Lanes>(&mut self, lanes: L, queries: Range<usize>, count: impl Fn(usize) -> usize) {
-        let values = Values {
-            values: &self.kv,
-            wides: self.head_wides,
-        };
-        let mut query = queries.start;
-        while query < queries.end {
-            let end = queries.end.min(query + queries_max::<L>());
-            let near = count(query);
-            let heads = self.heads(query..end);
-            let (weights, sums) = (&self.weights[query..end], &mut self.part.values[heads]);
-            with_queries!(
-                L,
-                end - query,
-                weighted_sum(lanes, weights, values, 0..near, sums)
-            );
-            // Later queries may see some positions more, their own; zero weights for the earlier ones
-            // would not do, as those values may be infinite.
-            for query in query..end {
-                let far = count(query);
-                if far > near {
-                    let heads = self.heads(query..query + 1);
-                    let (weights, sums) = (&self.weights[query..], &mut self.part.values[heads]);
-                    weighted_sum::<L, 1, 2>(lanes, weights, values, near..far, sums);
-                }
-            }
-            query = end;
         }
     }
 
@@ -369,7 +369,9 @@ impl TileScratch {
     pub(super) fn finish(&self, tile: &Tile<'_>, out: &ClaimedChunks<'_, f32>) {
         let group = tile.batch.group();
         for row in 0..tile.piece.rows.len() {
-            let members = out.claim(tile.out_chunk(row)).chunks_exact_mut(self.head_dim);
+            let members = out
+                .claim(tile.out_chunk(row))
+                .chunks_exact_mut(self.head_dim);
             for (query, to) in (row * group..).zip(members) {
                 let factor = 1.0 / self.total.sum[query];
                 let values = &self.total.values[self.heads(query..query + 1)];
@@ -427,6 +429,38 @@ impl TileScratch {
                 }
             }
         }
+    }
+}
+
+/// Adds weighted values: for each query over its own `count` of positions, in order.
+#[inline(always)]
+fn weigh<L: Lanes>(
+    lanes: L,
+    weights: &[Positions],
+    values: &impl Values,
+    (queries, count): (Range<usize>, impl Fn(usize) -> usize),
+    (wides, sums): (usize, &mut [Wide]),
+) {
+    let mut query = queries.start;
+    while query < queries.end {
+        let end = query + queries_of_tile::<L>(queries.end - query);
+        let near = (wides, 0..count(query));
+        let of_tile = &mut sums[query * wides..end * wides];
+        with_queries!(
+            L,
+            end - query,
+            weighted_sum(lanes, &weights[query..], values, near.clone(), of_tile)
+        );
+        // Later queries may see some positions more, their own; zero weights for the earlier ones
+        // would not do, as those values may be infinite.
+        for query in query..end {
+            let far = (wides, near.1.end..count(query));
+            if !far.1.is_empty() {
+                let of_query = &mut sums[query * wides..(query + 1) * wides];
+                weighted_sum::<L, 1, 1>(lanes, &weights[query..], values, far, of_query);
+            }
+        }
+        query = end;
     }
 }
 
