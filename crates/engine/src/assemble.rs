@@ -20,6 +20,7 @@ use crate::load::{EngineOptions, LoadError};
 use crate::memory::KvReport;
 use crate::pack::{BatchLimits, BatchScratch};
 use crate::shared::{MemoryView, PoolShape, Shared, SharedParts};
+use crate::speculation::Speculator;
 use crate::step::Core;
 use crate::tier;
 use crate::transfer::Costs;
@@ -34,6 +35,7 @@ pub(crate) struct Loaded {
     batch: BatchLimits,
     pool: PoolShape,
     memory: Memory,
+    speculator: Option<Speculator>,
 }
 
 impl Loaded {
@@ -46,10 +48,10 @@ impl Loaded {
             block_size,
             running_max,
             step_tokens_max,
-            draft_max,
             threads,
             ..
         } = options.limits;
+        let draft_max = options.draft_max();
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let threads = NonZeroUsize::new(threads as usize).unwrap_or(NonZeroUsize::MIN);
         let mut device = CpuDevice::new(CpuOptions { threads, isa })?;
@@ -103,6 +105,9 @@ impl Loaded {
             batch,
             pool,
             memory,
+            speculator: options
+                .speculation
+                .map(|speculation| Speculator::new(speculation, plan)),
         })
     }
 
@@ -153,6 +158,7 @@ impl Loaded {
             tokenizer: Arc::clone(&shared.tokenizer),
             live: std::collections::BTreeMap::new(),
             batch: BatchScratch::new(self.batch),
+            speculator: self.speculator,
             memory: self.memory,
             shared,
         }
@@ -173,7 +179,7 @@ fn scheduler(
         waiting_max: running_max + options.waiting_max,
         step_tokens_max: options.limits.step_tokens_max,
         chunk_max: options.chunk_max,
-        draft_max: options.limits.draft_max,
+        draft_max: options.draft_max(),
         model_len_max: plan.model_len,
         prefix_caching: options.prefix_caching,
         partial_hits: options.prefix_caching,

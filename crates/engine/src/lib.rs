@@ -26,6 +26,7 @@ mod run;
 mod score;
 mod shape;
 mod shared;
+mod speculation;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ pub use memory::{BudgetError, KvReport, MemoryReport, ProcessMemory, ResetError}
 pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
 pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
 pub use score::{ScoreError, ScoreOptions, Scorer};
+pub use speculation::{DraftLength, Speculation, SpeculationError};
 pub use tier::{TierError, TierOptions};
 pub use what_if::{WhatIf, WhatIfError, plan_what_if};
 

@@ -24,6 +24,7 @@ use crate::handle::EngineHandle;
 use crate::run::run;
 use crate::shape::model_shape;
 use crate::shared::Shared;
+use crate::speculation::Speculation;
 use crate::tier::{TierError, TierOptions};
 use crate::what_if::{WhatIfError, refuse_hf};
 
@@ -51,13 +52,22 @@ pub struct EngineOptions {
     pub tier: Option<TierOptions>,
     /// The instruction tier; `None` for the best there is.
     pub isa: Option<Isa>,
+    /// How tokens are guessed ahead; `None`: one token a step. Overrides `limits.draft_max`.
+    pub speculation: Option<Speculation>,
 }
 
 impl EngineOptions {
-    /// What to plan with: the limits, and the tier's size among them.
+    /// Most draft tokens of a step.
+    pub(crate) fn draft_max(&self) -> Tokens {
+        let speculation = self.speculation.as_ref();
+        speculation.map_or(Tokens::ZERO, |speculation| speculation.step_max)
+    }
+
+    /// What to plan with: the limits, and the sizes of tier and drafts among them.
     pub fn plan_limits(&self) -> Limits {
         Limits {
             waiting_max: u32::try_from(self.waiting_max).unwrap_or(u32::MAX),
+            draft_max: self.draft_max(),
             spill: self.tier.as_ref().map(|tier| tier.bytes),
             ..self.limits.clone()
         }
@@ -77,6 +87,7 @@ impl Default for EngineOptions {
             kv_idle_release: Some(Duration::from_secs(10)),
             tier: None,
             isa: None,
+            speculation: None,
         }
     }
 }

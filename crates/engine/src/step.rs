@@ -23,6 +23,7 @@ use crate::live::Live;
 use crate::metrics::MetricsSnapshot;
 use crate::pack::BatchScratch;
 use crate::shared::Shared;
+use crate::speculation::Speculator;
 
 /// Everything the engine thread owns.
 pub(crate) struct Core {
@@ -34,6 +35,7 @@ pub(crate) struct Core {
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) live: BTreeMap<SeqId, Live>,
     pub(crate) batch: BatchScratch,
+    pub(crate) speculator: Option<Speculator>,
     pub(crate) memory: Memory,
     pub(crate) shared: Arc<Shared>,
 }
@@ -43,6 +45,9 @@ impl Core {
     ///
     /// An error means that device state may be broken: the engine must stop.
     pub(crate) fn step(&mut self) -> Result<(), EngineFault> {
+        if let Some(speculator) = &mut self.speculator {
+            speculator.propose(&mut self.scheduler, self.live.keys().copied());
+        }
         let plan = self.scheduler.schedule();
         if plan.is_empty() {
             self.scheduler.abandon(plan);
@@ -70,6 +75,9 @@ impl Core {
             .costs
             .computed(plan.token_count().0, begun.elapsed());
         let (outcome, faults) = self.sample(&plan)?;
+        if let Some(speculator) = &mut self.speculator {
+            speculator.observe(plan.token_count(), begun.elapsed());
+        }
         self.commit(plan, outcome, &faults);
         self.settle_tier();
         self.memory.idle.worked(Instant::now());

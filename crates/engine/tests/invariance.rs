@@ -7,7 +7,7 @@ mod common;
 
 use common::{Answer, ModelFile, ask, ask_all, options, shut_down, workload};
 use kvist_base::{Blocks, KvDtype, QuantFormat, TokenId, Tokens};
-use kvist_engine::{EngineOptions, GenerateSpec, Isa, MetricsSnapshot};
+use kvist_engine::{EngineOptions, GenerateSpec, Isa, MetricsSnapshot, Speculation};
 use kvist_testkit::tiny::TinyModel;
 
 const FORMATS: [QuantFormat; 3] = [QuantFormat::F32, QuantFormat::Q8_0, QuantFormat::Q4_0];
@@ -67,6 +67,11 @@ fn variations(base: &EngineOptions) -> Vec<(String, EngineOptions)> {
     for threads in [2, 3] {
         add(format!("{threads} threads"), &|options| {
             options.limits.threads = threads;
+        });
+    }
+    for len in [1, 5] {
+        add(format!("drafts of {len}"), &|options| {
+            options.speculation = Some(Speculation::fixed(len, (None, None)).unwrap());
         });
     }
     add("blocks of 4".to_owned(), &|options| {
