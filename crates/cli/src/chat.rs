@@ -33,6 +33,7 @@ pub(crate) fn run(args: &ChatArgs, environment: &Environment) -> Result<Exit, Cl
     let options = EngineOptions {
         limits,
         isa: args.compute.isa(environment)?,
+        speculation: args.speculation.speculation(),
         ..EngineOptions::default()
     };
     let engine = session::load(&path, &machine, &options)?;

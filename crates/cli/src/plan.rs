@@ -18,7 +18,10 @@ use crate::terminal::print;
 pub(crate) fn run(args: &PlanArgs, environment: &Environment) -> Result<Exit, CliError> {
     let path = model_ref::resolve(&args.model, environment)?;
     let machine = session::machine()?;
-    let limits = args.memory.limits(&args.batch, &machine)?;
+    let limits = Limits {
+        draft_max: args.speculation.draft_max(),
+        ..args.memory.limits(&args.batch, &machine)?
+    };
     let planned = plan_what_if(&path, &machine, &limits, args.what_if.what_if())?;
     let text = if args.json {
         format!("{:#}\n", as_json(&planned, &path, &limits))

@@ -25,6 +25,7 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Cli
     let options = EngineOptions {
         limits,
         isa: args.compute.isa(environment)?,
+        speculation: args.speculation.speculation(),
         ..EngineOptions::default()
     };
     let engine = session::load(&path, &machine, &options)?;

@@ -86,6 +86,7 @@ impl Backend {
             fairness: args.fair_share.fairness(),
             tier: args.tier(),
             isa: args.compute.isa(environment)?,
+            speculation: args.speculation.speculation(),
             ..EngineOptions::default()
         };
         match models {

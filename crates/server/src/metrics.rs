@@ -109,7 +109,7 @@ impl Page {
 
     fn counters(&mut self) {
         type Counter = (&'static str, &'static str, fn(&MetricsSnapshot) -> u64);
-        const COUNTERS: [Counter; 9] = [
+        const COUNTERS: [Counter; 11] = [
             (
                 "vllm:prompt_tokens_total",
                 "Prompt tokens of accepted requests.",
@@ -139,6 +139,16 @@ impl Page {
                 "vllm:prefix_cache_hits_total",
                 "Prompt tokens found in the prefix cache.",
                 |now| now.prefix_hit_tokens,
+            ),
+            (
+                "vllm:spec_decode_num_draft_tokens_total",
+                "Draft tokens computed.",
+                |now| now.drafted_tokens,
+            ),
+            (
+                "vllm:spec_decode_num_accepted_tokens_total",
+                "Draft tokens that were drawn too.",
+                |now| now.accepted_draft_tokens,
             ),
             (
                 "kvist_requests_accepted_total",

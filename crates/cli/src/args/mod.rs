@@ -9,6 +9,7 @@ mod memory;
 mod perplexity;
 mod sampling;
 mod serve;
+mod speculation;
 mod tier;
 mod tokens;
 mod what_if;
@@ -30,6 +31,7 @@ pub use memory::{MemoryChange, MemoryCommandArgs};
 pub use perplexity::PerplexityArgs;
 pub use sampling::SamplingArgs;
 pub use serve::{AdmissionArg, FairShareArg, PrefixCaching, ServeArgs};
+pub use speculation::{SpeculationArgs, SpeculativeArg};
 pub use tier::DirSize;
 pub use tokens::{ContextLen, parse_tokens};
 pub use what_if::{Scheme, WhatIfArgs};
@@ -201,6 +203,9 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub compute: ComputeArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub speculation: SpeculationArgs,
 }
 
 /// Talk with a model in the terminal.
@@ -230,6 +235,9 @@ pub struct ChatArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub compute: ComputeArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub speculation: SpeculationArgs,
 }
 
 /// Show where every byte would go, from the file's header alone.
@@ -259,6 +267,9 @@ pub struct PlanArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub batch: BatchArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub speculation: SpeculationArgs,
 }
 
 /// Show what a model file holds.

@@ -6,8 +6,8 @@ use kvist_engine::{Admission, Fairness, TierOptions};
 use kvist_server::FairShare;
 
 use super::{
-    After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, MemoryArgs, NetworkArgs, model_help,
-    parse_tokens,
+    After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, MemoryArgs, NetworkArgs, SpeculationArgs,
+    model_help, parse_tokens,
 };
 
 /// Serve one or more models over the OpenAI API.
@@ -51,6 +51,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub compute: ComputeArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub speculation: SpeculationArgs,
     /// Most requests that wait for their turn; more are answered with 429.
     #[arg(
         long,
