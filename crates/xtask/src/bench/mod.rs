@@ -18,6 +18,7 @@ mod resize;
 mod service;
 mod shared_prefix;
 mod soak;
+mod speculation;
 mod start;
 mod stream;
 mod trace;
@@ -56,6 +57,8 @@ enum Subject {
     Start(start::Arguments),
     /// A race and perplexities of other encodings of a model, made by llama.cpp
     Quants(quants::Arguments),
+    /// Decoding with speculation beside decoding without
+    Speculation(speculation::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -159,6 +162,10 @@ pub fn run(arguments: &Arguments) -> Outcome {
         Subject::Race(arguments) => race::run(arguments),
         Subject::Growth(arguments) => publish_all(vec![growth::measure(arguments)?]),
         Subject::Start(arguments) => publish_all(vec![start::measure(arguments)?]),
+        Subject::Speculation(arguments) => {
+            let report = speculation::measure(&release_binary()?, arguments)?;
+            publish_all(vec![report])
+        }
         Subject::Quants(arguments) => publish_all(quants::measure(arguments)?),
     }
 }
