@@ -9,6 +9,7 @@
 mod acceptance;
 mod length;
 mod ngram;
+mod options;
 mod times;
 
 use std::collections::BTreeMap;
@@ -24,8 +25,6 @@ use ngram::NgramIndex;
 use times::StepTimes;
 
 pub use options::{DraftLength, Speculation, SpeculationError};
-
-mod options;
 
 /// What the engine thread keeps to find drafts and to decide on them.
 #[derive(Debug)]
@@ -71,12 +70,8 @@ impl Speculator {
     }
 
     /// Proposes drafts for the next plan. `live` are all sequences that are not over.
-    pub(crate) fn propose(
-        &mut self,
-        scheduler: &mut Scheduler,
-        live: impl Iterator<Item = SeqId> + Clone,
-    ) {
-        self.forget_all_but(scheduler);
+    pub(crate) fn propose(&mut self, scheduler: &mut Scheduler, live: impl Iterator<Item = SeqId>) {
+        self.forget_ended(scheduler);
         self.drafting.clear();
         self.promises.clear();
         let mut sequences = 0;
@@ -102,7 +97,7 @@ impl Speculator {
     }
 
     /// Indices of sequences that are over are for others.
-    fn forget_all_but(&mut self, scheduler: &Scheduler) {
+    fn forget_ended(&mut self, scheduler: &Scheduler) {
         let over = self
             .tracks
             .extract_if(.., |id, _| scheduler.sequence(*id).is_none());
