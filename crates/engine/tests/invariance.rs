@@ -71,7 +71,7 @@ fn variations(base: &EngineOptions) -> Vec<(String, EngineOptions)> {
     }
     for len in [1, 5] {
         add(format!("drafts of {len}"), &|options| {
-            options.speculation = Some(Speculation::fixed(len, (None, None)).unwrap());
+            options.speculation = Some(Speculation::fixed(len, (None, None)).expect("in range"));
         });
     }
     add("blocks of 4".to_owned(), &|options| {

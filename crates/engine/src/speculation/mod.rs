@@ -13,6 +13,7 @@ mod options;
 mod times;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use kvist_base::{SeqId, TokenId, Tokens};
@@ -98,12 +99,12 @@ impl Speculator {
 
     /// Indices of sequences that are over are for others.
     fn forget_ended(&mut self, scheduler: &Scheduler) {
-        let over = self
-            .tracks
-            .extract_if(.., |id, _| scheduler.sequence(*id).is_none());
-        for (_, mut track) in over {
-            track.index.clear();
-            self.spare.push(track.index);
+        let has_ended = |id: &SeqId| scheduler.sequence(*id).is_none();
+        while let Some(id) = self.tracks.keys().copied().find(has_ended) {
+            let track = self.tracks.remove(&id).expect("just found");
+            let mut index = track.index;
+            index.clear();
+            self.spare.push(index);
         }
     }
 
@@ -178,17 +179,16 @@ fn follow<'a>(
     spare: &mut Vec<NgramIndex>,
     id: SeqId,
 ) -> Option<&'a mut Track> {
-    if !tracks.contains_key(&id) {
-        let track = Track {
+    match tracks.entry(id) {
+        Entry::Occupied(track) => Some(track.into_mut()),
+        Entry::Vacant(place) => Some(place.insert(Track {
             index: spare.pop()?,
             tally: Tally::default(),
             draft: Vec::new(),
             draft_at: 0,
             match_len: 0,
-        };
-        tracks.insert(id, track);
+        })),
     }
-    tracks.get_mut(&id)
 }
 
 fn is_decoding(view: &SequenceView<'_>) -> bool {
