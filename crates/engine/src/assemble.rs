@@ -105,9 +105,7 @@ impl Loaded {
             batch,
             pool,
             memory,
-            speculator: options
-                .speculation
-                .map(|speculation| Speculator::new(speculation, plan)),
+            speculator: options.speculation.map(|how| Speculator::new(how, plan)),
         })
     }
 
