@@ -7,6 +7,8 @@
 
 use kvist_base::QuantFormat;
 
+#[cfg(target_arch = "aarch64")]
+use crate::arch::neon;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86;
 use crate::isa::{Isa, Tier};
@@ -264,7 +266,9 @@ fn quantise32(isa: Isa, values: &[f32], blocks: &mut [ActBlock32]) {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => x86::quantise32(isa, values, blocks),
+        Tier::Avx2 | Tier::AvxVnni(_) | Tier::Avx512 => x86::quantise32(isa, values, blocks),
+        #[cfg(target_arch = "aarch64")]
+        Tier::Neon => neon::quantise32(isa, values, blocks),
     }
 }
 
@@ -277,7 +281,9 @@ fn quantise256(isa: Isa, values: &[f32], blocks: &mut [ActBlock256]) {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => x86::quantise256(isa, values, blocks),
+        Tier::Avx2 | Tier::AvxVnni(_) | Tier::Avx512 => x86::quantise256(isa, values, blocks),
+        #[cfg(target_arch = "aarch64")]
+        Tier::Neon => neon::quantise256(isa, values, blocks),
     }
 }
 

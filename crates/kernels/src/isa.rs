@@ -17,10 +17,24 @@ pub(crate) enum Tier {
     Avx2,
     /// And AVX-VNNI.
     #[cfg(target_arch = "x86_64")]
-    AvxVnni,
+    AvxVnni(VnniEncoding),
     /// Those of [`Tier::Avx2`], and AVX-512 F, BW, DQ, VL and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON and its dot products (Armv8.2).
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+/// How the dot product of AVX-VNNI is encoded.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VnniEncoding {
+    /// As AVX-VNNI has it.
+    Vex,
+    /// As AVX-512-VNNI has it: the tier's kernels, on CPUs that have their instruction otherwise.
+    #[cfg(test)]
+    Evex,
 }
 
 /// A tier this CPU does not have.
@@ -67,8 +81,7 @@ impl Isa {
     /// Every tier this CPU has, slowest first; tests run each kernel on all of them.
     pub fn available() -> Vec<Self> {
         let mut tiers = vec![Self::SCALAR];
-        #[cfg(target_arch = "x86_64")]
-        tiers.extend(x86_tiers());
+        tiers.extend(tiers_of_cpu());
         tiers
     }
 
@@ -79,7 +92,13 @@ impl Isa {
     /// Whether the CPU was seen to have AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     pub(crate) const fn has_avx2(self) -> bool {
-        matches!(self.0, Tier::Avx2 | Tier::AvxVnni | Tier::Avx512)
+        matches!(self.0, Tier::Avx2 | Tier::AvxVnni(_) | Tier::Avx512)
+    }
+
+    /// Whether the CPU was seen to have NEON and its dot products.
+    #[cfg(target_arch = "aarch64")]
+    pub(crate) const fn has_neon(self) -> bool {
+        matches!(self.0, Tier::Neon)
     }
 
     /// The name reports use.
@@ -89,15 +108,19 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Tier::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
-            Tier::AvxVnni => "avxvnni",
+            Tier::AvxVnni(VnniEncoding::Vex) => "avxvnni",
+            #[cfg(all(target_arch = "x86_64", test))]
+            Tier::AvxVnni(VnniEncoding::Evex) => "avxvnni-evex",
             #[cfg(target_arch = "x86_64")]
             Tier::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => "neon",
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-fn x86_tiers() -> Vec<Isa> {
+fn tiers_of_cpu() -> Vec<Isa> {
     use std::arch::is_x86_feature_detected as has;
     let mut tiers = Vec::new();
     if !(has!("avx2") && has!("fma") && has!("f16c")) {
@@ -105,13 +128,26 @@ fn x86_tiers() -> Vec<Isa> {
     }
     tiers.push(Isa(Tier::Avx2));
     if has!("avxvnni") {
-        tiers.push(Isa(Tier::AvxVnni));
+        tiers.push(Isa(Tier::AvxVnni(VnniEncoding::Vex)));
     }
     let foundation = has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl");
     if foundation && has!("avx512vnni") {
+        #[cfg(test)]
+        tiers.push(Isa(Tier::AvxVnni(VnniEncoding::Evex)));
         tiers.push(Isa(Tier::Avx512));
     }
     tiers
+}
+
+#[cfg(target_arch = "aarch64")]
+fn tiers_of_cpu() -> Option<Isa> {
+    use std::arch::is_aarch64_feature_detected as has;
+    (has!("neon") && has!("dotprod")).then_some(Isa(Tier::Neon))
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn tiers_of_cpu() -> Option<Isa> {
+    None
 }
 
 impl fmt::Display for Isa {
@@ -131,6 +167,16 @@ mod tests {
         }
         assert_eq!(Isa::available()[0], Isa::SCALAR);
         assert_eq!(Isa::available().last(), Some(&Isa::detect()));
+    }
+
+    #[test]
+    fn a_test_run_says_which_tiers_it_covers() {
+        let names: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        println!(
+            "tiers of this CPU, which all tests run: {}",
+            names.join(" ")
+        );
+        assert_eq!(names[0], "scalar");
     }
 
     #[test]

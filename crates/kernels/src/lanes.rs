@@ -107,9 +107,11 @@ pub(crate) fn run<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa.tier() {
         Tier::Scalar => kernel.run(Plain),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 | Tier::AvxVnni => crate::arch::x86_f32::run(isa, kernel),
+        Tier::Avx2 | Tier::AvxVnni(_) => crate::arch::x86_f32::run(isa, kernel),
         #[cfg(target_arch = "x86_64")]
         Tier::Avx512 => crate::arch::x86_f32_512::run(isa, kernel),
+        #[cfg(target_arch = "aarch64")]
+        Tier::Neon => crate::arch::neon_f32::run(isa, kernel),
     }
 }
 

@@ -27,6 +27,8 @@ use std::ops::Range;
 use kvist_base::QuantFormat;
 
 use crate::acts::{ActRows, Activations, act_format};
+#[cfg(target_arch = "aarch64")]
+use crate::arch::neon;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86;
 use crate::isa::{Isa, Tier};
@@ -298,8 +300,10 @@ fn multiply_panel(isa: Isa, panel: Panel<'_>, x: ActRows<'_>, results: &mut Pane
     match isa.tier() {
         Tier::Scalar => scalar::multiply_panel(panel, x, results),
         #[cfg(target_arch = "x86_64")]
-        Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => {
+        Tier::Avx2 | Tier::AvxVnni(_) | Tier::Avx512 => {
             x86::multiply_panel(isa, panel, x, results);
         }
+        #[cfg(target_arch = "aarch64")]
+        Tier::Neon => neon::multiply_panel(isa, panel, x, results),
     }
 }

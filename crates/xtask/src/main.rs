@@ -34,6 +34,8 @@ struct Arguments {
 enum Task {
     /// Everything that must pass: what `.ci/run` does
     Ci,
+    /// The kernels' tests on an emulated Arm CPU: what `.ci/neon` does
+    Neon,
     /// House rules a program can check: edges, unsafe code, sizes, words, documents
     Tidy,
     /// Simulate random histories of the scheduler and report what they covered
@@ -73,6 +75,7 @@ struct SimArguments {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Ci => Run::new("bash").args([".ci/run"]).in_root().check(),
+        Task::Neon => Run::new("bash").args([".ci/neon"]).in_root().check(),
         Task::Tidy => tidy(),
         Task::Sim(arguments) => sim(&arguments),
         Task::Oracle(arguments) => oracle::run(&arguments),

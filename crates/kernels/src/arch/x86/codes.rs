@@ -86,7 +86,7 @@ unsafe fn unpack<F: Format, const G: usize>(run: *const u8, low: __m256i, half: 
 /// What 4-bit codes stand for.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn look_up(values: &[i8; 16], codes: __m256i) -> __m256i {
+pub(super) fn look_up(values: &[i8; 16], codes: __m256i) -> __m256i {
     // SAFETY: 16 bytes.
     let values = unsafe { _mm_loadu_si128(values.as_ptr().cast()) };
     _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(values), codes)
@@ -95,7 +95,7 @@ fn look_up(values: &[i8; 16], codes: __m256i) -> __m256i {
 /// Bit `from` of each byte to bit `TO`; bits of neighbours come along and are masked later.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn shift_left<const TO: usize>(v: __m256i, from: usize) -> __m256i {
+pub(super) fn shift_left<const TO: usize>(v: __m256i, from: usize) -> __m256i {
     // Both counts are constants after inlining.
     #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // 0..=7
     if from <= TO {

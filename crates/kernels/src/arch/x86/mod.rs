@@ -14,6 +14,7 @@ mod run;
 mod signed;
 mod tile256;
 mod tile32;
+mod vnni;
 
 use kvist_base::QuantFormat;
 
@@ -72,8 +73,12 @@ pub(crate) fn put_run(
 
 /// One panel for `out.len()` tokens.
 pub(crate) fn multiply_panel(isa: Isa, panel: Panel<'_>, x: ActRows<'_>, out: &mut PanelOut) {
-    if isa.tier() == Tier::Avx512 {
-        return avx512::multiply_panel(isa, panel, x, out);
+    match (isa.tier(), x) {
+        (Tier::Avx512, _) => return avx512::multiply_panel(isa, panel, x, out),
+        (Tier::AvxVnni(_), ActRows::Q8x32(_) | ActRows::Q8x256(_)) => {
+            return vnni::multiply_panel(isa, panel, x, out);
+        }
+        _ => (),
     }
     assert_avx2(isa);
     use QuantFormat as Q;

@@ -9,7 +9,7 @@ use crate::panel::PanelLayout;
 use crate::quant::codebook;
 
 /// A quant format and its tile kernel.
-pub(super) trait Format {
+pub(in super::super) trait Format {
     const QUANT: QuantFormat;
     /// Subtracted from codes as the kernel unpacks them; 0 where a minimum is added instead.
     const ZERO: i16;
@@ -46,7 +46,7 @@ const fn turned(mut values: [i8; 16]) -> [i8; 16] {
 
 macro_rules! format {
     ($name:ident, $act:ty, $tile:path, $zero:literal) => {
-        pub(super) struct $name;
+        pub(in super::super) struct $name;
 
         impl Format for $name {
             const QUANT: QuantFormat = QuantFormat::$name;

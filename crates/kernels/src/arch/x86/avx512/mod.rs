@@ -7,7 +7,7 @@
 
 mod codes;
 mod floats;
-mod format;
+pub(super) mod format;
 mod tile256;
 mod tile32;
 
@@ -50,7 +50,7 @@ pub(super) fn multiply_panel(isa: Isa, panel: Panel<'_>, x: ActRows<'_>, out: &m
 }
 
 /// What one tile reads: a panel and some token rows.
-struct Span<'a, B> {
+pub(super) struct Span<'a, B> {
     panel: &'a [u8],
     /// Block b of token t is `x[t * stride + b]`.
     x: &'a [B],
