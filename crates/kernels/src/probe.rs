@@ -39,8 +39,11 @@ impl DotProbe {
     pub fn run(&self, isa: Isa, rounds: u32) -> u64 {
         let rows = match isa.tier() {
             Tier::Scalar => self.scalar(rounds),
+            // What the compiler makes of the plain loop: a lower bound of the ceiling.
+            #[cfg(target_arch = "aarch64")]
+            Tier::Neon => self.scalar(rounds),
             #[cfg(target_arch = "x86_64")]
-            Tier::Avx2 | Tier::AvxVnni | Tier::Avx512 => {
+            Tier::Avx2 | Tier::AvxVnni(_) | Tier::Avx512 => {
                 crate::arch::x86_probe::run(isa, self, rounds)
             }
         };
