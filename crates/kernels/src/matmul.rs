@@ -40,7 +40,7 @@ use crate::shared::{ColumnTiles, Tail, TileMut, Tiling, for_each_tile};
 const TILE_TOKENS: usize = 96;
 /// Weight bytes of one task when few tokens share them: a few microseconds of streaming, so
 /// that a core the machine takes away holds up the others for no longer.
-const TASK_WEIGHT_BYTES: usize = 64 << 10;
+const TASK_WEIGHT_BYTES: usize = 192 << 10;
 /// Multiply-adds of one task when many tokens share the weights.
 const TASK_MACS: usize = 4 << 20;
 /// The last tasks of a run are this many times smaller, so that threads finish together.

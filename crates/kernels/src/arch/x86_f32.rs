@@ -46,6 +46,21 @@ fn halves(values: &[f32; 16]) -> [&[f32; 8]; 2] {
     [&halves[0], &halves[1]]
 }
 
+/// The transposes of two 4 x 4 matrices: the left halves of the rows, and the right halves. (A closure
+/// may be compiled without this tier's instructions, and each of its own then becomes a call.)
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn transpose_quarters([a, b, c, d]: [__m256; 4]) -> [__m256; 4] {
+    let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+    let (cd_low, cd_high) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+    [
+        _mm256_shuffle_ps::<0x44>(ab_low, cd_low),
+        _mm256_shuffle_ps::<0xEE>(ab_low, cd_low),
+        _mm256_shuffle_ps::<0x44>(ab_high, cd_high),
+        _mm256_shuffle_ps::<0xEE>(ab_high, cd_high),
+    ]
+}
+
 impl Lanes for Avx2 {
     type V = __m256;
     type W = [__m256; 2];
@@ -123,47 +138,21 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn transpose(self, [a, b, c, d, e, f, g, h]: [__m256; 8]) -> [__m256; 8] {
-        let low = |x, y| {
-            // SAFETY: `self` proves AVX2.
-            unsafe { _mm256_unpacklo_ps(x, y) }
-        };
-        let high = |x, y| {
-            // SAFETY: `self` proves AVX2.
-            unsafe { _mm256_unpackhi_ps(x, y) }
-        };
-        // Each 4 x 4 quarter is transposed in its place, then the quarters beside the diagonal change
-        // places.
-        let quarters = |[a, b, c, d]: [__m256; 4]| {
-            let (ab, cd) = ([low(a, b), high(a, b)], [low(c, d), high(c, d)]);
-            // SAFETY: `self` proves AVX2.
-            unsafe {
-                [
-                    _mm256_shuffle_ps::<0x44>(ab[0], cd[0]),
-                    _mm256_shuffle_ps::<0xEE>(ab[0], cd[0]),
-                    _mm256_shuffle_ps::<0x44>(ab[1], cd[1]),
-                    _mm256_shuffle_ps::<0xEE>(ab[1], cd[1]),
-                ]
-            }
-        };
-        let ([a, b, c, d], [e, f, g, h]) = (quarters([a, b, c, d]), quarters([e, f, g, h]));
-        let left = |x, y| {
-            // SAFETY: `self` proves AVX2.
-            unsafe { _mm256_permute2f128_ps::<0x20>(x, y) }
-        };
-        let right = |x, y| {
-            // SAFETY: `self` proves AVX2.
-            unsafe { _mm256_permute2f128_ps::<0x31>(x, y) }
-        };
-        [
-            left(a, e),
-            left(b, f),
-            left(c, g),
-            left(d, h),
-            right(a, e),
-            right(b, f),
-            right(c, g),
-            right(d, h),
-        ]
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let [a, b, c, d] = transpose_quarters([a, b, c, d]);
+            let [e, f, g, h] = transpose_quarters([e, f, g, h]);
+            [
+                _mm256_permute2f128_ps::<0x20>(a, e),
+                _mm256_permute2f128_ps::<0x20>(b, f),
+                _mm256_permute2f128_ps::<0x20>(c, g),
+                _mm256_permute2f128_ps::<0x20>(d, h),
+                _mm256_permute2f128_ps::<0x31>(a, e),
+                _mm256_permute2f128_ps::<0x31>(b, f),
+                _mm256_permute2f128_ps::<0x31>(c, g),
+                _mm256_permute2f128_ps::<0x31>(d, h),
+            ]
+        }
     }
 
     #[inline(always)]

@@ -116,6 +116,9 @@ fn judge(report: &mut Report, best: f64, (with, without): (&Replayed, &Replayed)
         found >= best - POINTS_MAX,
     );
     for (run, what) in [(with, "with the cache"), (without, "without")] {
+        for told in &run.tally.told {
+            report.setup(format!("{what}: {told}"));
+        }
         let is_whole = run.tally.others(&[200]) == 0;
         report.promise(
             format!("answers {what}"),

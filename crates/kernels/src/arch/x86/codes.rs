@@ -126,15 +126,17 @@ pub(super) fn expand<F: Format>(panel: &[u8], codes: &mut [u8]) {
 
 /// How far ahead of the tile that unpacks weights they are fetched: they stream from memory, and
 /// the hardware's own prefetch stops at page ends.
-const PREFETCH_BYTES: usize = 4096;
+const PREFETCH_BYTES: usize = 8192;
 
-/// Fetches the cache lines that `bytes` at `from` will reach [`PREFETCH_BYTES`] later.
+/// Fetches the cache lines that `bytes` at `from` will reach [`PREFETCH_BYTES`] later, into the
+/// second-level cache: the first level has too few misses under way at once to keep memory busy
+/// (Zen 4, two cores: 25 GB/s into the first level, 36 GB/s into the second).
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn prefetch(from: *const u8, bytes: usize) {
     let ahead = from.wrapping_add(PREFETCH_BYTES);
     for line in (0..bytes).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+        _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line).cast());
     }
 }
 
