@@ -251,7 +251,7 @@ impl Entry<'_> {
                     } else {
                         Test::Prefill
                     };
-                    tally.add_peer(test, variant, (result.rates(), run.stolen));
+                    tally.add_peer(test, &variant, (result.rates(), run.stolen));
                 }
             }
             let streams: Vec<u32> = tests.iter().filter_map(|test| batch(*test)).collect();
@@ -259,7 +259,7 @@ impl Entry<'_> {
                 let run = undisturbed(|| batched_bench((peer, variant), &self.course, &streams))?;
                 for line in &run.result {
                     let test = Test::Decode(line.pl);
-                    tally.add_peer(test, variant, (&[line.speed_tg], run.stolen));
+                    tally.add_peer(test, &variant, (&[line.speed_tg], run.stolen));
                 }
             }
         }
@@ -303,7 +303,7 @@ impl Entry<'_> {
         let theirs = [&flags[..], &["--repack", repack, "-fa", flash]].concat();
         let run = undisturbed(|| llama_bench((peer, variant), &self.course, &theirs))?;
         for result in &run.result {
-            tally.add_peer(Test::Deep, variant, (result.rates(), run.stolen));
+            tally.add_peer(Test::Deep, &variant, (result.rates(), run.stolen));
         }
         Ok(())
     }

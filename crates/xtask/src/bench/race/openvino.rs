@@ -38,8 +38,8 @@ pub fn race(entry: &Entry<'_>) -> Result<ModelRace, Box<dyn Error>> {
         entry.run_kvist(&mut tally)?;
         let run = undisturbed(|| speeds(&python, course))?;
         let Speeds { prefill, decode } = run.result;
-        tally.add_peer(Test::Prefill, "fresh prompts", (&[prefill], run.stolen));
-        tally.add_peer(Test::Decode(1), "", (&[decode], run.stolen));
+        tally.add_peer(Test::Prefill, &"fresh prompts", (&[prefill], run.stolen));
+        tally.add_peer(Test::Decode(1), &"", (&[decode], run.stolen));
     }
     Ok(tally.finish(entry.name(), course.threads))
 }

@@ -129,7 +129,7 @@ impl Tally {
     }
 
     /// Adds runs of the peer.
-    pub fn add_peer(&mut self, test: Test, variant: impl ToString, (runs, stolen): (&[f64], f64)) {
+    pub fn add_peer(&mut self, test: Test, variant: &impl ToString, (runs, stolen): (&[f64], f64)) {
         if let Some((_, race)) = self.tests.iter_mut().find(|(found, _)| *found == test) {
             race.peer_variant = variant.to_string();
             race.peer.add(runs, stolen);
@@ -243,7 +243,7 @@ mod tests {
         let mut tally = Tally::new(Class::Small.sizes(), &targets);
         for (ours, theirs, stolen) in [(30.0, 10.0, 0.0), (10.0, 9.0, 0.0), (20.0, 11.0, 0.5)] {
             tally.add_kvist(&report(ours), stolen);
-            tally.add_peer(Test::Decode(1), Variant::DEFAULT, (&[theirs], 0.0));
+            tally.add_peer(Test::Decode(1), &Variant::DEFAULT, (&[theirs], 0.0));
         }
         let model = tally.finish("m".to_owned(), 2);
         let decode = &model.tests[1];
