@@ -104,6 +104,17 @@ pub struct WeightSource {
     pub bytes: SharedBytes,
 }
 
+/// A weight that is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightShape {
+    /// Encoding.
+    pub format: QuantFormat,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+}
+
 /// How a weight is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residence {
@@ -209,6 +220,13 @@ pub trait Device: Send {
     /// # Errors
     /// As [`Device::kv_read`].
     fn kv_load(&mut self, kv: KvCache, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError>;
+
+    /// Address range for the weights that will be prepared as [`Residence::Packed`], so that they lie side by
+    /// side; those it has no room for get memory of their own. Called before the first of them.
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] when not even the address range can be had.
+    fn expect_packed(&mut self, shapes: &[WeightShape]) -> Result<(), DeviceError>;
 
     /// Takes over a weight.
     ///

@@ -8,7 +8,7 @@ use kvist_base::{BlockId, Bytes, KvDtype, QuantFormat, mix64};
 use kvist_device::{
     AttentionOp, Buf, BufSpec, CpuDevice, CpuOptions, Device, DeviceError, DeviceMemory, Element,
     Epilogue, KvCache, KvReaders, KvSpec, KvWriteOp, MatmulOp, Op, Residence, RopeOp, RopeStyle,
-    SequenceSpan, Weight, WeightSource, packed_weight_bytes,
+    SequenceSpan, Weight, WeightShape, WeightSource, packed_weight_bytes,
 };
 use kvist_kernels::Isa;
 
@@ -707,4 +707,45 @@ fn a_weight_must_have_the_bytes_its_shape_says() {
         packed,
         "mapped ones are not counted"
     );
+}
+
+#[test]
+fn announced_weights_give_the_same_products_and_count_the_same() {
+    for mut device in devices() {
+        let (rows, cols) = (40, 96);
+        let shape = WeightShape {
+            format: QuantFormat::F32,
+            rows,
+            cols,
+        };
+        // The third is one too many.
+        device.expect_packed(&[shape; 2]).expect("memory");
+        let packed = [0; 3].map(|_| weight(&mut device, (rows, cols), Residence::Packed));
+        let one = packed_weight_bytes(QuantFormat::F32, rows, cols).expect("whole");
+        assert_eq!(device.memory().weights, Bytes(3 * one.0));
+        let input = values(3, cols);
+        let x = f32s(&mut device, &input);
+        for (weight, matrix) in packed {
+            let out = f32s(&mut device, &vec![0.0; rows]);
+            let product = MatmulOp {
+                weight,
+                bias: None,
+                x,
+                out,
+                n: 1,
+                epilogue: Epilogue::Store,
+            };
+            device.run(&[Op::Matmul(product)]).expect("a valid product");
+            let got = device.read_f32(out).expect("a buffer").to_vec();
+            for (got, row) in got.iter().zip(matrix.chunks_exact(cols)) {
+                let exact: f64 = (row.iter().zip(&input))
+                    .map(|(w, x)| f64::from(*w) * f64::from(*x))
+                    .sum();
+                assert!(
+                    (f64::from(*got) - exact).abs() < 1e-4,
+                    "{got}, exactly {exact}"
+                );
+            }
+        }
+    }
 }

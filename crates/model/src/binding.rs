@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use kvist_device::{
     Buf, BufSpec, Device, Element, Residence, SharedBytes, SourceError, Weight, WeightBytes,
-    WeightSource,
+    WeightShape, WeightSource,
 };
 use kvist_weights::{GgufFile, TensorData, TensorInfo, WeightsError};
 
 use crate::error::ModelError;
-use crate::family::Placement;
+use crate::family::{Placement, WeightUse, weight_uses};
+use crate::parts::layer_of;
 
 /// A tensor of a file as the source of a weight.
 struct FileBytes(TensorData);
@@ -45,6 +46,26 @@ impl WeightBytes for FileBytes {
     }
 }
 
+/// The matrices of a file that will be packed.
+fn packed(file: &GgufFile, placement: &Placement) -> Result<Vec<WeightShape>, ModelError> {
+    let is_packed = |weight: &WeightUse<'_>| {
+        let layer = layer_of(&weight.tensor.name);
+        weight.residence == Some(Residence::Packed)
+            && layer.is_none_or(|layer| placement.of_layer(layer) == Residence::Packed)
+    };
+    weight_uses(file)
+        .iter()
+        .filter(|weight| is_packed(weight))
+        .map(|WeightUse { tensor, .. }| {
+            Ok(WeightShape {
+                format: tensor.format()?,
+                rows: tensor.rows(),
+                cols: tensor.cols(),
+            })
+        })
+        .collect()
+}
+
 /// Hands out tensors of one file as weights of one device.
 pub(crate) struct Binder<'a> {
     file: &'a GgufFile,
@@ -59,14 +80,15 @@ impl<'a> Binder<'a> {
         file: &'a GgufFile,
         device: &'a mut dyn Device,
         (architecture, placement): (&'static str, &'a Placement),
-    ) -> Self {
-        Self {
+    ) -> Result<Self, ModelError> {
+        device.expect_packed(&packed(file, placement)?)?;
+        Ok(Self {
             file,
             device,
             architecture,
             placement,
             bound: BTreeSet::new(),
-        }
+        })
     }
 
     /// A matrix of `rows` output and `cols` input features, part of a layer.

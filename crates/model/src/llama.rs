@@ -28,7 +28,7 @@ impl Llama {
         config: DecoderConfig,
         (shape, placement): (StepShape, &Placement),
     ) -> Result<Self, ModelError> {
-        let mut binder = Binder::new(file, device, (config.architecture.name(), placement));
+        let mut binder = Binder::new(file, device, (config.architecture.name(), placement))?;
         let layers = (0..config.layers)
             .map(|idx| {
                 let layer = Layer::bind(&mut binder, &config, (idx, QkvBias::Optional))?;

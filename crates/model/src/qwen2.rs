@@ -25,7 +25,7 @@ impl Qwen2 {
         config: DecoderConfig,
         (shape, placement): (StepShape, &Placement),
     ) -> Result<Self, ModelError> {
-        let mut binder = Binder::new(file, device, (config.architecture.name(), placement));
+        let mut binder = Binder::new(file, device, (config.architecture.name(), placement))?;
         let layers = (0..config.layers)
             .map(|idx| Layer::bind(&mut binder, &config, (idx, QkvBias::Required)))
             .collect::<Result<_, ModelError>>()?;

@@ -25,10 +25,12 @@ pub use crate::cpu::scratch::{attention_scratch_bytes, input_scratch_bytes};
 use crate::cpu::slabs::{Slab, Slabs};
 use crate::cpu::stream::Stream;
 pub use crate::cpu::stream::stream_buffer_bytes;
-use crate::cpu::weights::Prepared;
+use crate::cpu::weights::{Prepared, Shelf};
 use crate::error::DeviceError;
 use crate::ops::{Buf, BufSpec, Element, KvCache, KvSpec, Op, Weight};
-use crate::{Caps, Device, DeviceMemory, Residence, SequenceSpan, StreamStats, WeightSource};
+use crate::{
+    Caps, Device, DeviceMemory, Residence, SequenceSpan, StreamStats, WeightShape, WeightSource,
+};
 
 /// How to set up the CPU.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +48,7 @@ pub struct CpuDevice {
     caps: Caps,
     slabs: Slabs,
     weights: Vec<Prepared>,
+    shelf: Shelf,
     stream: Stream,
     kv_pools: Vec<KvPool>,
     scratch: Scratch,
@@ -84,6 +87,7 @@ impl CpuDevice {
             },
             slabs: Slabs::default(),
             weights: Vec::new(),
+            shelf: Shelf::default(),
             stream: Stream::default(),
             kv_pools: Vec::new(),
             scratch: Scratch {
@@ -159,6 +163,10 @@ impl Device for CpuDevice {
 
     fn kv_load(&mut self, kv: KvCache, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
         self.pool_mut(kv).load(block.idx(), bytes)
+    }
+
+    fn expect_packed(&mut self, shapes: &[WeightShape]) -> Result<(), DeviceError> {
+        self.make_shelf(shapes)
     }
 
     fn prepare(

@@ -4,6 +4,8 @@
 //! mapping: loading leaves no pages of the file behind in this process, and a file that is cut off
 //! meanwhile is an error.
 
+use std::ops::Range;
+
 use kvist_base::Bytes;
 use kvist_kernels::{self as kernels, PanelMatrix, for_each_chunk_on};
 
@@ -13,16 +15,80 @@ use super::stream::{FirstError, PanelReader, PanelSizes};
 use super::{CpuDevice, handle};
 use crate::error::DeviceError;
 use crate::ops::{Buf, Weight};
-use crate::{Residence, SharedBytes, WeightSource};
+use crate::{Residence, SharedBytes, WeightShape, WeightSource};
+
+const LABEL: &str = "packed weights";
 
 /// A weight as this device keeps it.
 pub(super) enum Prepared {
-    Packed(Arena<u8>),
+    Packed(Place),
     Mapped(SharedBytes),
     Streamed(WeightSource),
 }
 
+/// Where a packed weight is.
+pub(super) enum Place {
+    Shelf(Range<usize>),
+    Own(Arena<u8>),
+}
+
+/// Memory in which packed weights stand side by side. Most matrices of a small model are smaller than a
+/// huge page, and none is a whole number of them: in memory of its own each would be read through
+/// small pages, at a fraction of the speed.
+#[derive(Default)]
+pub(super) struct Shelf {
+    memory: Option<Arena<u8>>,
+    used: usize,
+}
+
+impl Shelf {
+    /// Weights begin where a cache line does.
+    const ALIGN: usize = 64;
+
+    fn new(lens: impl Iterator<Item = usize>) -> Result<Self, DeviceError> {
+        let len = lens.fold(0usize, |sum, len| {
+            sum.saturating_add(len.next_multiple_of(Self::ALIGN))
+        });
+        Ok(Self {
+            memory: Some(Arena::new(LABEL, len)?),
+            used: 0,
+        })
+    }
+
+    /// Room for `len` bytes, or `None` when there is too little left.
+    fn take(&mut self, len: usize) -> Option<Range<usize>> {
+        let place = self.used..self.used.checked_add(len)?;
+        if place.end > self.memory.as_ref()?.len() {
+            return None;
+        }
+        self.used = place.end.next_multiple_of(Self::ALIGN);
+        Some(place)
+    }
+
+    fn bytes<'a>(&'a self, place: &'a Place) -> Option<&'a [u8]> {
+        match place {
+            Place::Own(bytes) => Some(bytes),
+            Place::Shelf(place) => self.memory.as_ref()?.get(place.clone()),
+        }
+    }
+
+    fn bytes_mut<'a>(&'a mut self, place: &'a mut Place) -> Option<&'a mut [u8]> {
+        match place {
+            Place::Own(bytes) => Some(bytes),
+            Place::Shelf(place) => self.memory.as_mut()?.get_mut(place.clone()),
+        }
+    }
+}
+
 impl CpuDevice {
+    pub(super) fn make_shelf(&mut self, shapes: &[WeightShape]) -> Result<(), DeviceError> {
+        let len = |shape: &WeightShape| {
+            kernels::packed_bytes(shape.format, shape.rows, shape.cols).unwrap_or(0)
+        };
+        self.shelf = Shelf::new(shapes.iter().map(len))?;
+        Ok(())
+    }
+
     pub(super) fn take_weight(
         &mut self,
         source: WeightSource,
@@ -43,7 +109,6 @@ impl CpuDevice {
         let prepared = match residence {
             Residence::Packed => {
                 let packed = self.pack(&source)?;
-                self.weight_bytes += Bytes::of_len(packed.len());
                 self.widths.include(source.format, source.cols);
                 Prepared::Packed(packed)
             }
@@ -63,19 +128,26 @@ impl CpuDevice {
         Ok(weight)
     }
 
-    fn pack(&mut self, source: &WeightSource) -> Result<Arena<u8>, DeviceError> {
+    fn pack(&mut self, source: &WeightSource) -> Result<Place, DeviceError> {
         let packed_len = kernels::packed_bytes(source.format, source.rows, source.cols);
         let sizes = PanelSizes::of(source);
         let (Some(packed_len), Some(sizes)) = (packed_len, sizes) else {
             return Err(bad_weight(source));
         };
-        let mut packed = Arena::new("packed weights", packed_len)?;
+        let mut place = match self.shelf.take(packed_len) {
+            Some(place) => Place::Shelf(place),
+            None => Place::Own(Arena::new(LABEL, packed_len)?),
+        };
+        let packed = self
+            .shelf
+            .bytes_mut(&mut place)
+            .expect("the shelf gave the place");
         source.bytes.will_need(0..source.bytes.byte_len());
         let buffers = self.stream.loading_buffers(self.pool.threads(), sizes)?;
         let failure = FirstError::default();
         let reader = PanelReader::new(self.isa, source, sizes);
         let chunk = sizes.packed.max(1);
-        for_each_chunk_on(&self.pool, &mut packed, chunk, &|panel, worker, out| {
+        for_each_chunk_on(&self.pool, packed, chunk, &|panel, worker, out| {
             buffers.with(worker, |buffer| {
                 failure.watch(|| {
                     let raw = reader.fetch(panel, buffer)?;
@@ -85,7 +157,8 @@ impl CpuDevice {
             });
         });
         failure.into_result()?;
-        Ok(packed)
+        self.weight_bytes += Bytes::of_len(packed_len);
+        Ok(place)
     }
 
     pub(super) fn matrix(
@@ -94,9 +167,10 @@ impl CpuDevice {
         weight: Weight,
     ) -> Result<PanelMatrix<'_>, DeviceError> {
         match &self.weights[weight.idx as usize] {
-            Prepared::Packed(data) => {
-                PanelMatrix::new(weight.format, weight.rows, weight.cols, data)
-            }
+            Prepared::Packed(place) => self
+                .shelf
+                .bytes(place)
+                .and_then(|data| PanelMatrix::new(weight.format, weight.rows, weight.cols, data)),
             Prepared::Mapped(_) | Prepared::Streamed(_) => None,
         }
         .ok_or(DeviceError::NotAMatrix { op })
@@ -155,5 +229,41 @@ fn bad_weight(source: &WeightSource) -> DeviceError {
         cols: source.cols,
         expected: row_bytes.and_then(|row| row.checked_mul(source.rows)),
         given: source.bytes.byte_len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn weights_stand_side_by_side_and_those_beyond_the_shelf_do_not() {
+        let mut shelf = Shelf::new([100, 64, 30].into_iter()).unwrap();
+        assert_eq!(shelf.take(100), Some(0..100));
+        assert_eq!(shelf.take(200), None, "more than is left");
+        assert_eq!(shelf.take(64), Some(128..192), "at a cache line");
+        assert_eq!(shelf.take(30), Some(192..222));
+        assert_eq!(shelf.take(65), None);
+        assert_eq!(shelf.take(usize::MAX), None);
+        assert_eq!(shelf.memory.as_ref().unwrap().len(), 128 + 64 + 64);
+        assert_eq!(Shelf::default().take(1), None, "nothing was announced");
+    }
+
+    #[test]
+    fn a_place_is_read_where_it_was_written() {
+        let mut shelf = Shelf::new([100, 64].into_iter()).unwrap();
+        let mut places = [
+            Place::Shelf(shelf.take(100).unwrap()),
+            Place::Shelf(shelf.take(64).unwrap()),
+            Place::Own(Arena::new(LABEL, 10).unwrap()),
+        ];
+        for (value, place) in (1..).zip(&mut places) {
+            shelf.bytes_mut(place).unwrap().fill(value);
+        }
+        for ((value, len), place) in [(1, 100), (2, 64), (3, 10)].iter().zip(&places) {
+            assert_eq!(shelf.bytes(place).unwrap(), vec![*value; *len]);
+        }
     }
 }

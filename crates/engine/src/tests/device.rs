@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use kvist_base::{BlockId, Bytes};
 use kvist_device::{
     Buf, BufSpec, Caps, Device, DeviceError, DeviceMemory, KvCache, KvSpec, Op, Residence,
-    SequenceSpan, StreamStats, Weight, WeightSource,
+    SequenceSpan, StreamStats, Weight, WeightShape, WeightSource,
 };
 
 /// Closed at first.
@@ -145,6 +145,10 @@ impl Device for TroubledDevice {
 
     fn kv_load(&mut self, kv: KvCache, block: BlockId, bytes: &[u8]) -> Result<(), DeviceError> {
         self.inner.kv_load(kv, block, bytes)
+    }
+
+    fn expect_packed(&mut self, shapes: &[WeightShape]) -> Result<(), DeviceError> {
+        self.inner.expect_packed(shapes)
     }
 
     fn prepare(&mut self, from: WeightSource, residence: Residence) -> Result<Weight, DeviceError> {
