@@ -60,7 +60,7 @@ impl Loaded {
             block_size,
             tokens_max: step_tokens_max.len(),
             sequences_max: running_max,
-            logit_rows_max: running_max + draft_max.len(),
+            logit_rows_max: running_max.max(draft_max.len() + 1),
             tables_max: tables_max(plan, running_max, block_size),
         };
         let blocks_max = at_most(plan.kv.blocks_max, options.kv_blocks_max);

@@ -77,9 +77,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Rows of a step that have logits: one for each sequence, and one for each draft token.
-    pub(crate) fn logit_rows(&self) -> u64 {
-        u64::from(self.running_max) + u64::from(self.draft_max.0)
+    /// Rows of a step that have logits, at most: one for each sequence, or one sequence and the longest
+    /// drafts. Drafts take the rows that sequences leave; they pay when few sequences run.
+    pub fn logit_rows(&self) -> u64 {
+        u64::from(self.running_max).max(u64::from(self.draft_max.0) + 1)
     }
 
     /// Refuses limits nothing can be planned with. The upper bounds keep products inside 64 bits.

@@ -847,7 +847,7 @@ fn json_has_plain_numbers() {
 }
 
 #[test]
-fn speculation_is_rows_of_logits_and_an_index_for_each_sequence_that_can_have_a_draft() {
+fn speculation_is_an_index_for_each_sequence_that_can_have_a_draft_and_rows_for_the_longest() {
     let without = absolute(gib(8));
     let with = Limits {
         draft_max: Tokens(16),
@@ -859,7 +859,7 @@ fn speculation_is_rows_of_logits_and_an_index_for_each_sequence_that_can_have_a_
         line.map(|line| line.bytes.0)
     };
     assert_eq!(bytes(&without, "logits"), Some(64 * 152_064 * 4));
-    assert_eq!(bytes(&with, "logits"), Some(80 * 152_064 * 4));
+    assert_eq!(bytes(&with, "logits"), Some(64 * 152_064 * 4));
     assert_eq!(bytes(&without, "drafts"), None);
     assert_eq!(bytes(&with, "drafts"), Some(16 * 32_768 * 8));
     let alone = Limits {
@@ -868,4 +868,5 @@ fn speculation_is_rows_of_logits_and_an_index_for_each_sequence_that_can_have_a_
         ..with
     };
     assert_eq!(bytes(&alone, "drafts"), Some(1024 * 8));
+    assert_eq!(bytes(&alone, "logits"), Some(17 * 152_064 * 4));
 }

@@ -21,8 +21,8 @@ pub struct SchedulerConfig {
     /// Most tokens one sequence gets in a step while others are alive, so that a long prompt does
     /// not hold up the rest. `None`: only `step_tokens_max` limits it.
     pub chunk_max: Option<Tokens>,
-    /// Most draft tokens computed in one step, of all sequences together: each needs a row of logits
-    /// beyond the one a sequence has anyway. 0: drafts are not computed.
+    /// Most draft tokens computed in one step, of all sequences together, as far as
+    /// [`SchedulerConfig::logit_rows_max`] has rows for them. 0: drafts are not computed.
     pub draft_max: Tokens,
     /// Most tokens of a sequence, prompt and output together.
     pub model_len_max: Tokens,
@@ -66,6 +66,11 @@ pub enum Fairness {
 }
 
 impl SchedulerConfig {
+    /// Most rows of a step that have logits: one for each sequence that runs, or one and the longest drafts.
+    pub fn logit_rows_max(&self) -> usize {
+        self.running_max.max(self.draft_max.len() + 1)
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let sizes = [
             ("block_size", self.block_size.is_empty()),

@@ -115,6 +115,34 @@ fn rows_of_logits_for_drafts_are_limited_by_themselves() {
 }
 
 #[test]
+fn drafts_get_the_rows_of_logits_that_sequences_leave() {
+    let config = SchedulerConfig {
+        draft_max: Tokens(3),
+        running_max: 2,
+        ..config()
+    };
+    assert_eq!(
+        config.logit_rows_max(),
+        4,
+        "one sequence and the longest drafts"
+    );
+    let mut scheduler = decoding(config);
+    scheduler.admit(sequence(1, 50, 6)).unwrap();
+    step(&mut scheduler);
+    for id in [0, 1] {
+        assert!(scheduler.propose(SeqId(id), &tokens(&[1, 2, 3])));
+    }
+    let plan = scheduler.schedule();
+    let rows: Vec<u32> = plan
+        .chunks()
+        .iter()
+        .map(|chunk| 1 + chunk.draft_len.0)
+        .collect();
+    assert_eq!(rows, [3, 1], "four rows in all");
+    scheduler.abandon(plan);
+}
+
+#[test]
 fn a_draft_takes_free_blocks_and_no_cached_ones() {
     let mut scheduler = scheduler(SchedulerConfig {
         blocks_limit: Blocks(4),
