@@ -81,6 +81,8 @@ pub enum Epilogue {
     Store,
     /// `out = out + y`: a residual connection.
     Accumulate,
+    /// `out = silu(out) * y`: the second half of a gated MLP.
+    Gate,
 }
 
 /// `out[n][rows] (=|+=) x[n][cols] W^T + bias`
@@ -133,9 +135,6 @@ pub struct GatedOp {
     pub x: Buf,
     /// [n][rows]
     pub out: Buf,
-    /// [n][rows]: room for the second product where the two cannot be computed side by side. What it
-    /// holds afterwards is not defined.
-    pub room: Buf,
     /// Rows of `x`.
     pub n: usize,
 }

@@ -139,13 +139,12 @@ fn a_gated_product_is_two_products_and_a_gate() {
     in_every_mixture([40; 3], |bench, weights, n| {
         let x = bench.buffer(&values(1, n * COLS));
         let mut out = || bench.buffer(&vec![7.0; n * 40]);
-        let (fused, room, gate, up) = (out(), out(), out(), out());
+        let (fused, gate, up) = (out(), out(), out());
         let op = GatedOp {
             gate: weights[0],
             up: weights[1],
             x,
             out: fused,
-            room,
             n,
         };
         let projection = |weight, out| Projection {
@@ -177,7 +176,6 @@ fn misuse_is_an_error_that_names_the_operation() {
         up: b,
         x,
         out: small,
-        room: large,
         n: 1,
     };
     let error = bench.0.run(&[Op::Gated(gated)]).expect_err("other shapes");

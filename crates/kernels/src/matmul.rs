@@ -11,7 +11,8 @@
 //! - Floating-point formats: four chains by `k % 4`, `acc[k % 4] = fma(w, x, acc[k % 4])`, then
 //!   `(acc[0] + acc[1]) + (acc[2] + acc[3])`.
 //!
-//! Then the bias is added, then (for [`Epilogue::Accumulate`]) the old output.
+//! Then the bias is added, then (for [`Epilogue::Accumulate`]) the old output; [`Epilogue::Gate`] is
+//! [`silu_mul`].
 
 mod fed;
 mod gated;
@@ -26,6 +27,7 @@ use std::ops::Range;
 
 use kvist_base::QuantFormat;
 
+use crate::activation::silu_mul;
 use crate::acts::{ActRows, Activations, act_format};
 #[cfg(target_arch = "aarch64")]
 use crate::arch::neon;
@@ -55,6 +57,8 @@ pub enum Epilogue {
     Store,
     /// `out += y`: a residual connection.
     Accumulate,
+    /// `out = silu(out) * y`: the second half of a gated MLP.
+    Gate,
 }
 
 /// One matrix product.
@@ -230,13 +234,14 @@ struct Finish<'a> {
 
 impl Finish<'_> {
     /// Brings one token's results of a panel, whose first row is `first`, to the output.
-    fn apply(self, first: usize, result: &mut [f32; PANEL_ROWS], out: &mut [f32]) {
+    fn apply(self, isa: Isa, first: usize, (result, out): (&mut [f32; PANEL_ROWS], &mut [f32])) {
         if let Some(bias) = self.bias {
             add(result, &bias[first..]);
         }
         match self.epilogue {
             Epilogue::Store => store(result, out),
             Epilogue::Accumulate => add(out, result),
+            Epilogue::Gate => silu_mul(isa, out, &result[..out.len()]),
         }
     }
 }
@@ -291,7 +296,7 @@ fn multiply_part(
     multiply_panel(isa, panel, tokens, results);
     for (row, result) in rows.zip(results) {
         let out = &mut tile.row_mut(row)[columns.clone()];
-        finish.apply(first, result, out);
+        finish.apply(isa, first, (result, out));
     }
 }
 

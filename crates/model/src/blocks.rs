@@ -241,7 +241,6 @@ impl Pass<'_> {
             up: layer.up,
             x: b.normed,
             out: b.gate,
-            room: b.up,
             n: self.n,
         }));
         let down = Linear {

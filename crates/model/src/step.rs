@@ -13,7 +13,7 @@ pub struct StepShape {
     pub tokens_max: usize,
     /// Sequences: `max_num_seqs`.
     pub sequences_max: usize,
-    /// Rows with logits: one a sequence, and one for each draft token.
+    /// Rows with logits, of sequences and their drafts.
     pub logit_rows_max: usize,
     /// Entries of all block tables together.
     pub tables_max: usize,
@@ -25,7 +25,8 @@ impl StepShape {
         let token = 3
             + config.head_dim
             + 2 * (config.dim + config.q_dim())
-            + 2 * (config.kv_dim() + config.ffn_dim);
+            + 2 * config.kv_dim()
+            + config.ffn_dim;
         let logit_row = 1 + config.dim;
         let elements = self.tokens_max * token
             + self.sequences_max * 4
@@ -58,8 +59,8 @@ pub(crate) struct StepBuffers {
     pub(crate) v: Buf,
     /// [tokens][heads * head_dim]
     pub(crate) attended: Buf,
+    /// [tokens][ffn_dim]: the gate, then what the MLP's last matrix takes.
     pub(crate) gate: Buf,
-    pub(crate) up: Buf,
     /// [logit rows][dim]: rows whose logits are wanted.
     pub(crate) last: Buf,
     /// [logit rows][vocab_len]
@@ -103,7 +104,6 @@ impl StepBuffers {
             v: buf("values", Element::F32, n * config.kv_dim())?,
             attended: buf("attention output", Element::F32, n * config.q_dim())?,
             gate: buf("mlp gate", Element::F32, n * config.ffn_dim)?,
-            up: buf("mlp up", Element::F32, n * config.ffn_dim)?,
             last: buf("logit inputs", Element::F32, rows * config.dim)?,
             logits: buf("logits", Element::F32, rows * config.vocab_len)?,
         })

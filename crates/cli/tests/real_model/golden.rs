@@ -125,7 +125,6 @@ fn continuations_are_llama_cpps_but_for_ties() {
     let report: String = partings.iter().map(Parting::to_string).collect();
     println!("{} of {} part\n{report}", partings.len(), cases.len());
     for parting in &partings {
-        assert!(parting.at > 0, "first tokens differ: {parting}");
         assert!(parting.our_lead <= TIE, "not a tie: {parting}");
         assert!(
             parting.their_lead.is_none_or(|lead| lead <= TIE),

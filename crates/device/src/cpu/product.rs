@@ -51,6 +51,7 @@ impl CpuDevice {
         let epilogue = match op.epilogue {
             Epilogue::Store => kernels::Epilogue::Store,
             Epilogue::Accumulate => kernels::Epilogue::Accumulate,
+            Epilogue::Gate => kernels::Epilogue::Gate,
         };
         let x = &self.scratch.activations;
         if let Prepared::Streamed(source) = &self.weights[op.weight.idx as usize] {
@@ -162,20 +163,17 @@ impl CpuDevice {
 
     /// One after the other: each is streamed, or wants the input in a form of its own.
     fn gated_apart(&mut self, op: &GatedOp) -> Result<(), DeviceError> {
-        for (weight, out) in [(op.gate, op.out), (op.up, op.room)] {
+        for (weight, epilogue) in [(op.gate, Epilogue::Store), (op.up, Epilogue::Gate)] {
             self.matmul(&MatmulOp {
                 weight,
                 bias: None,
                 x: op.x,
-                out,
+                out: op.out,
                 n: op.n,
-                epilogue: Epilogue::Store,
+                epilogue,
             })?;
         }
-        let len = op.n * op.gate.rows;
-        self.writing("gated", op.out, |device, out| {
-            device.silu_mul(out, op.room, len)
-        })
+        Ok(())
     }
 
     /// Whether products with these matrices can be one run: all in memory, one form of the input.

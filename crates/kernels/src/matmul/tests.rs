@@ -487,7 +487,7 @@ fn a_gated_product_gives_the_bits_of_its_parts() {
             let x = noise(tokens * cols, 4);
             let mut apart = product(Isa::SCALAR, &pool(1), &gate.store(), &x);
             let ups = product(Isa::SCALAR, &pool(1), &up.store(), &x);
-            crate::silu_mul(Isa::SCALAR, &mut apart, &ups);
+            silu_mul(Isa::SCALAR, &mut apart, &ups);
             for (isa, threads) in Isa::available().into_iter().zip([1, 2, 3].iter().cycle()) {
                 let pool = pool(*threads);
                 let mut acts = Activations::with_capacity(0, ActWidths::default());
