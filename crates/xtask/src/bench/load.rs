@@ -238,7 +238,7 @@ impl Client {
         let mut failure = None;
         let read = body.events(|data| {
             is_whole |= data == "[DONE]";
-            if data.contains("\"error\"") {
+            if is_failure(data) {
                 failure.get_or_insert_with(|| data.to_owned());
             }
             events += 1;
@@ -261,6 +261,12 @@ impl Client {
         self.connection = Some(connection);
         Ok(Some(status))
     }
+}
+
+/// Whether an event tells of a failure. (The word alone may be what the model says.)
+fn is_failure(data: &str) -> bool {
+    data.contains("\"error\"")
+        && serde_json::from_str::<Value>(data).is_ok_and(|event| event.get("error").is_some())
 }
 
 fn post(body: &str) -> Request<'_> {
@@ -324,6 +330,13 @@ fn merge(total: &Mutex<Tally>, tally: Tally) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_may_say_error() {
+        assert!(is_failure(r#"{"error":{"message":"no"}}"#));
+        assert!(!is_failure(r#"{"choices":[{"text":"error"}]}"#));
+        assert!(!is_failure("[DONE]"));
+    }
 
     #[test]
     fn tokens_are_plain_and_the_same_every_time() {
