@@ -40,14 +40,17 @@ use crate::shared::{ColumnTiles, Tail, TileMut, Tiling, for_each_tile};
 
 /// Token rows of one task: their codes stay in the second-level cache while panels pass.
 const TILE_TOKENS: usize = 96;
-/// Weight bytes of one task when few tokens share them: a few microseconds of streaming, so
-/// that a core the machine takes away holds up the others for no longer.
-const TASK_WEIGHT_BYTES: usize = 192 << 10;
+/// Weight bytes of one task when few tokens share them. Each task is a stream of its own that memory
+/// has to get going, so few and long ones are faster; a core that the machine takes away holds up the
+/// others for one, some tens of microseconds.
+const TASK_WEIGHT_BYTES: usize = 1 << 20;
 /// Multiply-adds of one task when many tokens share the weights.
 const TASK_MACS: usize = 4 << 20;
 /// The last tasks of a run are this many times smaller, so that threads finish together.
 const TAIL_FACTOR: usize = 4;
-/// How many tasks a thread has of those.
+/// A thread has this many tasks of a matrix at least, however small it is.
+const THREAD_TASKS: usize = 2;
+/// How many tasks a thread has of the small ones.
 const TAIL_TASKS: usize = 2 * TAIL_FACTOR;
 
 /// What becomes of a product.
@@ -159,9 +162,12 @@ fn tilings<const N: usize, const M: usize>(
         let bytes: usize = matrices.iter().map(PanelMatrix::panel_bytes).sum();
         let (rows, cols) = (matrices[0].rows(), matrices[0].cols());
         let macs = M * tile_rows * PANEL_ROWS * cols;
+        // A small matrix is all tail.
+        let share = TAIL_FACTOR * rows.div_ceil(PANEL_ROWS) / (THREAD_TASKS * threads);
         let panels = (TASK_WEIGHT_BYTES / bytes.max(1))
             .min(TASK_MACS / macs.max(1))
-            .clamp(1, rows.div_ceil(PANEL_ROWS).max(1));
+            .min(share)
+            .max(1);
         Tiling {
             stride: rows,
             columns: rows,
