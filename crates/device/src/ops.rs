@@ -243,8 +243,6 @@ pub enum Op {
     KvWrite(KvWriteOp),
     /// Attention.
     Attention(AttentionOp),
-    /// `gate = silu(gate) * up`: the second half of [`Op::Gated`], for values that are in memory.
-    SiluMul { gate: Buf, up: Buf, len: usize },
     /// `out[i] = x[rows[i]]`
     GatherRows {
         x: Buf,

@@ -163,14 +163,13 @@ fn matmul_adds_bias_and_residual_and_sees_a_changed_input() {
 }
 
 #[test]
-fn norm_gate_and_gather_match_f64() {
+fn norm_and_gather_match_f64() {
     let (n, dim, eps) = (3, 48, 1e-5);
     for mut device in devices() {
         let (x_values, weights) = (values(1, n * dim), values(2, dim));
         let x = f32s(&mut device, &x_values);
         let weight = f32s(&mut device, &weights);
         let normed = f32s(&mut device, &vec![0.0; n * dim]);
-        let gate = f32s(&mut device, &x_values);
         let rows = u32s(&mut device, &[2, 0]);
         let picked = f32s(&mut device, &vec![0.0; 2 * dim]);
         device
@@ -182,11 +181,6 @@ fn norm_gate_and_gather_match_f64() {
                     n,
                     dim,
                     eps,
-                },
-                Op::SiluMul {
-                    gate,
-                    up: normed,
-                    len: n * dim,
                 },
                 Op::GatherRows {
                     x,
@@ -205,12 +199,6 @@ fn norm_gate_and_gather_match_f64() {
             }
         }
         assert_near(device.read_f32(normed).expect("f32"), &exact, 1e-5);
-        let gated: Vec<f64> = x_values
-            .iter()
-            .zip(&exact)
-            .map(|(g, u)| f64::from(*g) / (1.0 + (-f64::from(*g)).exp()) * u)
-            .collect();
-        assert_near(device.read_f32(gate).expect("f32"), &gated, 1e-5);
         let picked = device.read_f32(picked).expect("f32");
         assert_eq!(picked[..dim], x_values[2 * dim..]);
         assert_eq!(picked[dim..], x_values[..dim]);
@@ -478,6 +466,7 @@ fn misuse_is_an_error_that_names_the_operation() {
     let mut device = device(1, Isa::detect());
     let (table, _) = weight(&mut device, (8, 8), Residence::Mapped);
     let x = f32s(&mut device, &[0.0; 64]);
+    let ones = f32s(&mut device, &[1.0; 8]);
     let small = f32s(&mut device, &[0.0; 4]);
     let ids = u32s(&mut device, &[8, 0, 0, 0]);
     let run = |device: &mut CpuDevice, op: Op| device.run(&[op]).expect_err("misuse");
@@ -519,46 +508,33 @@ fn misuse_is_an_error_that_names_the_operation() {
             ..
         }
     ));
-    let short = run(
-        &mut device,
-        Op::SiluMul {
-            gate: small,
-            up: x,
-            len: 5,
-        },
-    );
+    let norm = |out, dim| Op::RmsNorm {
+        x,
+        weight: ones,
+        out,
+        n: 1,
+        dim,
+        eps: 1e-5,
+    };
+    let short = run(&mut device, norm(small, 5));
     assert!(matches!(
         short,
         DeviceError::TooShort {
-            op: "silu_mul",
+            op: "rms_norm",
             have: 4,
             needed: 5,
             ..
         }
     ));
-    let mixed = run(
-        &mut device,
-        Op::SiluMul {
-            gate: ids,
-            up: x,
-            len: 1,
-        },
-    );
+    let mixed = run(&mut device, norm(ids, 1));
     assert!(matches!(
         mixed,
-        DeviceError::WrongBuffer { op: "silu_mul", .. }
+        DeviceError::WrongBuffer { op: "rms_norm", .. }
     ));
-    let aliased = run(
-        &mut device,
-        Op::SiluMul {
-            gate: x,
-            up: x,
-            len: 1,
-        },
-    );
+    let aliased = run(&mut device, norm(x, 1));
     assert!(matches!(
         aliased,
-        DeviceError::WrongBuffer { op: "silu_mul", .. }
+        DeviceError::WrongBuffer { op: "rms_norm", .. }
     ));
     let matmul = MatmulOp {
         weight: table,
@@ -582,13 +558,7 @@ fn misuse_is_an_error_that_names_the_operation() {
         }
     ));
     // A refused operation leaves its buffers usable.
-    device
-        .run(&[Op::SiluMul {
-            gate: x,
-            up: small,
-            len: 4,
-        }])
-        .expect("valid");
+    device.run(&[norm(small, 4)]).expect("valid");
 }
 
 #[test]

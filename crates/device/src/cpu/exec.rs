@@ -48,9 +48,6 @@ impl CpuDevice {
             Op::Attention(op) => self.writing("attention", op.out, |device, out| {
                 device.attention(&op, out)
             }),
-            Op::SiluMul { gate, up, len } => self.writing("silu_mul", gate, |device, gate| {
-                device.silu_mul(gate, up, len)
-            }),
             Op::GatherRows {
                 x,
                 rows,
@@ -157,22 +154,6 @@ impl CpuDevice {
             };
             kernels::rope_row(self.isa, op.head_dim, rotation, row);
         });
-        Ok(())
-    }
-
-    pub(super) fn silu_mul(&self, gate: &mut Lent, up: Buf, len: usize) -> Result<(), DeviceError> {
-        /// Values a task takes: some microseconds of work.
-        const CHUNK: usize = 4096;
-        let up = self.f32("silu_mul", up, len)?;
-        for_each_chunk(
-            &self.pool,
-            gate.front("silu_mul", len)?,
-            CHUNK,
-            &|i, gate| {
-                let start = i * CHUNK;
-                kernels::silu_mul(self.isa, gate, &up[start..start + gate.len()]);
-            },
-        );
         Ok(())
     }
 

@@ -88,60 +88,47 @@ impl Stored for F16 {
     }
 }
 
-/// [`KvDtype::BF16`].
-#[derive(Clone, Copy)]
-pub(super) struct BF16;
+/// Defines the reader of a dtype whose values stand alone, each in `$bytes` bytes that `$value` turns
+/// into an f32.
+macro_rules! stored_alone {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal, $value:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy)]
+        pub(super) struct $name;
 
-impl BF16 {
-    #[inline(always)]
-    fn values<const N: usize>(row: &[u8], first: usize) -> [f32; N] {
-        let row = &row.as_chunks::<2>().0[first..][..N];
-        let mut values = [0.0; N];
-        for i in 0..N {
-            values[i] = f32::from_bits(u32::from(u16::from_le_bytes(row[i])) << 16);
+        impl $name {
+            #[inline(always)]
+            fn values<const N: usize>(row: &[u8], first: usize) -> [f32; N] {
+                let row = &row.as_chunks::<$bytes>().0[first..][..N];
+                let mut values = [0.0; N];
+                for i in 0..N {
+                    values[i] = $value(row[i]);
+                }
+                values
+            }
         }
-        values
-    }
-}
 
-impl Stored for BF16 {
-    #[inline(always)]
-    fn oct<L: Lanes>(self, lanes: L, row: &[u8], oct: usize) -> L::V {
-        lanes.load(&Self::values(row, 8 * oct))
-    }
+        impl Stored for $name {
+            #[inline(always)]
+            fn oct<L: Lanes>(self, lanes: L, row: &[u8], oct: usize) -> L::V {
+                lanes.load(&Self::values(row, 8 * oct))
+            }
 
-    #[inline(always)]
-    fn wide<L: Lanes>(self, lanes: L, row: &[u8], wide: usize) -> L::W {
-        lanes.wide_load(&Self::values(row, 16 * wide))
-    }
-}
-
-/// [`KvDtype::F32`].
-#[derive(Clone, Copy)]
-pub(super) struct F32;
-
-impl F32 {
-    #[inline(always)]
-    fn values<const N: usize>(row: &[u8], first: usize) -> [f32; N] {
-        let row = &row.as_chunks::<4>().0[first..][..N];
-        let mut values = [0.0; N];
-        for i in 0..N {
-            values[i] = f32::from_le_bytes(row[i]);
+            #[inline(always)]
+            fn wide<L: Lanes>(self, lanes: L, row: &[u8], wide: usize) -> L::W {
+                lanes.wide_load(&Self::values(row, 16 * wide))
+            }
         }
-        values
-    }
+    };
 }
 
-impl Stored for F32 {
-    #[inline(always)]
-    fn oct<L: Lanes>(self, lanes: L, row: &[u8], oct: usize) -> L::V {
-        lanes.load(&Self::values(row, 8 * oct))
-    }
-
-    #[inline(always)]
-    fn wide<L: Lanes>(self, lanes: L, row: &[u8], wide: usize) -> L::W {
-        lanes.wide_load(&Self::values(row, 16 * wide))
-    }
+stored_alone! {
+    /// [`KvDtype::BF16`]: the upper half of an f32.
+    BF16, 2, |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+stored_alone! {
+    /// [`KvDtype::F32`].
+    F32, 4, f32::from_le_bytes
 }
 
 /// [`KvDtype::Q8_0`].
