@@ -34,6 +34,7 @@ pub(crate) fn run(args: &ChatArgs, environment: &Environment) -> Result<Exit, Cl
         limits,
         isa: args.compute.isa(environment)?,
         speculation: args.speculation.speculation(),
+        draft: args.speculation.draft(args.model.network, environment)?,
         ..EngineOptions::default()
     };
     let engine = session::load(&path, &machine, &options)?;

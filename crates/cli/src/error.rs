@@ -90,6 +90,12 @@ impl From<LoadError> for CliError {
                 .fix("a GGUF file of this model: kvist pull hf:OWNER/NAME-GGUF")
                 .fix("kvist plan MODEL    to see what it would take");
         }
+        if let LoadError::Draft(reason) = &error {
+            return Self::new(draft_exit(&error), "the draft model cannot be used")
+                .because(reason.to_string())
+                .fix("a smaller model of the same family, with the same vocabulary")
+                .fix("leave --draft out");
+        }
         match error.class() {
             ErrorClass::ModelMissing => Self::new(Exit::Model, "the model cannot be read")
                 .because(error.to_string())
@@ -123,6 +129,9 @@ impl From<FleetPlanError> for CliError {
                 Self { what, ..error }
             }
             FleetPlanError::DoesNotFit { plan, .. } => does_not_fit(&plan),
+            FleetPlanError::DraftModel => Self::new(Exit::Usage, error.to_string())
+                .because("it has to have the vocabulary of each model it drafts for")
+                .fix("serve one model, or leave --draft out"),
             FleetPlanError::NameTaken { name } => {
                 Self::new(Exit::Usage, format!("two models are named {name}"))
                     .because("requests choose a model by its name")
@@ -144,6 +153,16 @@ impl From<FleetError> for CliError {
             FleetError::Stopped { .. } => Self::new(Exit::EngineFault, error.to_string()),
             FleetError::Draining => Self::new(Exit::Other, error.to_string()),
         }
+    }
+}
+
+/// A draft model that is missing or damaged is a model error, one that does not go with the model or
+/// the flags a usage error.
+fn draft_exit(error: &LoadError) -> Exit {
+    match error.class() {
+        ErrorClass::ModelMissing | ErrorClass::ModelBad => Exit::Model,
+        ErrorClass::Config => Exit::Usage,
+        ErrorClass::DoesNotFit | ErrorClass::Machine => Exit::DoesNotFit,
     }
 }
 

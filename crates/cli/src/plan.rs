@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use kvist_engine::plan::Limits;
-use kvist_engine::{PlannedModel, plan_what_if};
+use kvist_engine::{EngineOptions, PlannedModel, plan_what_if};
 use serde_json::{Value, json};
 
 use crate::args::PlanArgs;
@@ -18,10 +18,20 @@ use crate::terminal::print;
 pub(crate) fn run(args: &PlanArgs, environment: &Environment) -> Result<Exit, CliError> {
     let path = model_ref::resolve(&args.model, environment)?;
     let machine = session::machine()?;
-    let limits = Limits {
-        draft_max: args.speculation.draft_max(),
-        ..args.memory.limits(&args.batch, &machine)?
+    let options = EngineOptions {
+        limits: args.memory.limits(&args.batch, &machine)?,
+        speculation: args.speculation.speculation(),
+        draft: args.speculation.draft(args.model.network, environment)?,
+        ..EngineOptions::default()
     };
+    if options.draft.is_some() && args.what_if.device_memory.is_some() {
+        return Err(
+            CliError::new(Exit::Usage, "--device-memory plans one model")
+                .because("a draft model computes on the CPU")
+                .fix("leave --draft out"),
+        );
+    }
+    let limits = options.limits_for(&path)?;
     let planned = plan_what_if(&path, &machine, &limits, args.what_if.what_if())?;
     let text = if args.json {
         format!("{:#}\n", as_json(&planned, &path, &limits))

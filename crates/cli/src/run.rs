@@ -26,6 +26,7 @@ pub(crate) fn run(args: &RunArgs, environment: &Environment) -> Result<Exit, Cli
         limits,
         isa: args.compute.isa(environment)?,
         speculation: args.speculation.speculation(),
+        draft: args.speculation.draft(args.model.network, environment)?,
         ..EngineOptions::default()
     };
     let engine = session::load(&path, &machine, &options)?;

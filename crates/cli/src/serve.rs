@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use kvist_engine::plan::Machine;
 use kvist_engine::{
-    Engine, EngineHandle, EngineOptions, Fleet, FleetModel, ShutdownReport, plan_file,
+    Cores, Engine, EngineHandle, EngineOptions, Fleet, FleetModel, ShutdownReport, plan_file,
 };
 use kvist_server::{Models, ServerConfig};
 
@@ -77,6 +77,10 @@ impl Backend {
         environment: &Environment,
     ) -> Result<Self, CliError> {
         let machine = session::machine()?;
+        let cores = Cores::of_process();
+        if args.memory.threads.is_none() && cores.leaves_nodes_idle() {
+            say(&format!("note: {cores}"));
+        }
         let options = EngineOptions {
             limits: args.memory.limits(&args.batch, &machine)?,
             waiting_max: args.max_waiting,
@@ -87,6 +91,7 @@ impl Backend {
             tier: args.tier(),
             isa: args.compute.isa(environment)?,
             speculation: args.speculation.speculation(),
+            draft: args.speculation.draft(args.network, environment)?,
             ..EngineOptions::default()
         };
         match models {
@@ -149,7 +154,7 @@ fn models(args: &ServeArgs, environment: &Environment) -> Result<Vec<FleetModel>
 }
 
 fn load_one(path: &Path, machine: &Machine, options: &EngineOptions) -> Result<Engine, CliError> {
-    let planned = plan_file(path, machine, &options.plan_limits())?;
+    let planned = plan_file(path, machine, &options.limits_for(path)?)?;
     if !planned.plan.fits() {
         return Err(does_not_fit(&planned.plan));
     }

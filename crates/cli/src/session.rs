@@ -49,12 +49,13 @@ pub(crate) fn shut_down(engine: Engine) -> Result<ShutdownReport, CliError> {
 
 /// Blocks that did not come back are our bug.
 pub(crate) fn checked(report: ShutdownReport) -> Result<ShutdownReport, CliError> {
-    if report.blocks_free == report.blocks_total {
+    let drafts = (report.draft_blocks_free, report.draft_blocks_total);
+    if report.blocks_free == report.blocks_total && drafts.0 == drafts.1 {
         return Ok(report);
     }
     let what = format!(
-        "KV blocks {}/{} free after the last request",
-        report.blocks_free.0, report.blocks_total.0
+        "KV blocks {}/{} free after the last request, {}/{} of the draft model",
+        report.blocks_free.0, report.blocks_total.0, drafts.0.0, drafts.1.0
     );
     Err(CliError::new(Exit::EngineFault, what).fix("this is a bug: please report it"))
 }

@@ -715,3 +715,62 @@ fn a_model_is_found_in_a_folder_and_no_path_is_special() {
     assert_code(&output, 0);
     assert!(stdout(&output).contains("the one.gguf"));
 }
+
+#[test]
+fn a_second_model_drafts_or_is_refused_before_anything_is_loaded() {
+    let stage = Stage::new();
+    let file = fs::read(stage.model()).unwrap();
+    let at = file.windows(8).position(|bytes| bytes == b"[PAD480]");
+    let mut other = file.clone();
+    other[at.unwrap() + 3] = b'X';
+    fs::write(stage.dir.path().join("other.gguf"), other).unwrap();
+    let run = ["run", "tiny.gguf", "--raw", "-p", "ba be bi", "-n", "12"];
+    let with = |more: &[&str]| stage.run(&[&run[..], more].concat());
+
+    let alone = with(&["--speculative", "off"]);
+    assert_code(&alone, 0);
+    let config = r#"{"method": "draft_model", "model": "tiny.gguf", "num_speculative_tokens": 3}"#;
+    for flags in [["--draft", "tiny.gguf"], ["--speculative-config", config]] {
+        let drafted = with(&flags);
+        assert_code(&drafted, 0);
+        assert_eq!(stdout(&drafted), stdout(&alone), "{flags:?}");
+        let plan = stage.run(&[&["plan", "tiny.gguf"], &flags[..]].concat());
+        assert_code(&plan, 0);
+        for line in ["draft weights", "draft kv pool", "draft activations"] {
+            assert!(
+                stdout(&plan).contains(line),
+                "{line:?} in {}",
+                stdout(&plan)
+            );
+        }
+    }
+
+    let differs = ["token 480 is \"[PAD480]\" in the model and \"[PAX480]\""];
+    for command in ["run", "plan", "serve", "chat"] {
+        let more: &[&str] = match command {
+            "run" => &["-p", "ba"],
+            "serve" => &["--port", "0"],
+            _ => &[],
+        };
+        let args = [&[command, "tiny.gguf", "--draft", "other.gguf"], more].concat();
+        assert_refused(&stage.run(&args), 2, &differs);
+    }
+    let missing = with(&["--draft", "none.gguf"]);
+    assert_refused(&missing, 3, &["none.gguf"]);
+    let off = with(&["--speculative", "off", "--draft", "tiny.gguf"]);
+    assert_refused(&off, 2, &["speculation, which is off"]);
+    let twice = with(&["--draft", "tiny.gguf", "--speculative-config", config]);
+    assert_code(&twice, 2);
+    let several = "serve tiny.gguf other.gguf --draft tiny.gguf --port 0";
+    let several: Vec<&str> = several.split(' ').collect();
+    assert_refused(&stage.run(&several), 2, &["for one model, not for several"]);
+    let devices = [
+        "plan",
+        "tiny.gguf",
+        "--draft",
+        "tiny.gguf",
+        "--device-memory",
+        "1GiB",
+    ];
+    assert_refused(&stage.run(&devices), 2, &["leave --draft out"]);
+}

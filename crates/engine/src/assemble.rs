@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use kvist_base::{Blocks, Tokens};
-use kvist_device::{CpuDevice, CpuOptions, Device, KvReaders, KvSpec};
+use kvist_device::{CpuDevice, CpuOptions, Device, DeviceMemory, KvReaders, KvSpec};
 use kvist_kernels::Isa;
 use kvist_model::{DecoderConfig, Placement, StepShape};
 use kvist_plan::{Ledger, Limits, ModelShape, Plan};
@@ -12,15 +12,16 @@ use kvist_sample::Sampler;
 use kvist_sched::{Scheduler, SchedulerConfig};
 use kvist_weights::GgufFile;
 
+use crate::draft::{DraftFile, Drafter};
 use crate::handle::ModelInfo;
 use crate::identity::identity;
 use crate::idle::IdleRelease;
-use crate::keeper::{Memory, charge};
+use crate::keeper::{Memory, charge, charge_draft};
 use crate::load::{EngineOptions, LoadError};
 use crate::memory::KvReport;
 use crate::pack::{BatchLimits, BatchScratch};
 use crate::shared::{MemoryView, PoolShape, Shared, SharedParts};
-use crate::speculation::Speculator;
+use crate::speculation::{Speculation, Speculator};
 use crate::step::Core;
 use crate::tier;
 use crate::transfer::Costs;
@@ -36,6 +37,7 @@ pub(crate) struct Loaded {
     pool: PoolShape,
     memory: Memory,
     speculator: Option<Speculator>,
+    draft_memory: Option<DeviceMemory>,
 }
 
 impl Loaded {
@@ -51,7 +53,6 @@ impl Loaded {
             threads,
             ..
         } = options.limits;
-        let draft_max = options.draft_max();
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let threads = NonZeroUsize::new(threads as usize).unwrap_or(NonZeroUsize::MIN);
         let mut device = CpuDevice::new(CpuOptions { threads, isa })?;
@@ -60,7 +61,7 @@ impl Loaded {
             block_size,
             tokens_max: step_tokens_max.len(),
             sequences_max: running_max,
-            logit_rows_max: running_max.max(draft_max.len() + 1),
+            logit_rows_max: logit_rows_max(options),
             tables_max: tables_max(plan, running_max, block_size),
         };
         let blocks_max = at_most(plan.kv.blocks_max, options.kv_blocks_max);
@@ -105,8 +106,35 @@ impl Loaded {
             batch,
             pool,
             memory,
-            speculator: options.speculation.map(|how| Speculator::new(how, plan)),
+            speculator: None,
+            draft_memory: None,
         })
+    }
+
+    /// Sets up speculation, and loads the model that drafts if there is one.
+    pub(crate) fn speculate(
+        &mut self,
+        file: &GgufFile,
+        draft: Option<&DraftFile>,
+        (speculation, limits): (Option<Speculation>, &Limits),
+    ) -> Result<(), LoadError> {
+        let Some(speculation) = speculation else {
+            return Ok(());
+        };
+        let sizes = limits.draft_sizes(self.model.config().context_max);
+        let drafter = match (draft, sizes) {
+            (Some(draft), Some(sizes)) => {
+                let tokens = file.metadata().require_strings("tokenizer.ggml.tokens")?;
+                let served = (&self.device, tokens.len());
+                let drafter = Drafter::load(draft, served, (sizes, limits))?;
+                draft.file.release()?;
+                self.draft_memory = Some(drafter.memory());
+                Some(drafter)
+            }
+            _ => None,
+        };
+        self.speculator = Some(Speculator::new(speculation, &self.memory.plan, drafter));
+        Ok(())
     }
 
     pub(crate) fn shared_parts(
@@ -132,6 +160,9 @@ impl Loaded {
         };
         let mut ledger = Ledger::new(&plan);
         charge(&mut ledger, &self.device.memory())?;
+        if let Some(memory) = &self.draft_memory {
+            charge_draft(&mut ledger, memory)?;
+        }
         let kv = KvReport {
             block_size: self.pool.block_size.0,
             ..KvReport::default()
@@ -161,6 +192,11 @@ impl Loaded {
             shared,
         }
     }
+}
+
+/// Rows of a step that have logits, at most: as many as the plan counts.
+fn logit_rows_max(options: &EngineOptions) -> usize {
+    usize::try_from(options.plan_limits().logit_rows()).unwrap_or(usize::MAX)
 }
 
 fn scheduler(

@@ -8,6 +8,7 @@ use kvist_sched::{CacheInUse, ResizeError};
 
 use crate::error::EngineFault;
 use crate::memory::BudgetError;
+use crate::speculation::Speculator;
 use crate::step::Core;
 
 /// A change asked for by a caller who waits for the reply. A caller who has gone is no fault.
@@ -103,15 +104,15 @@ impl Core {
             scheduler,
             kv,
             memory,
+            speculator,
             ..
         } = self;
+        let of_drafts = speculator.as_mut().map(Speculator::give_back);
         let beyond = scheduler.pool_counts().total.0..memory.blocks_max.0;
         // First what is beyond: a page that a free run shares with it goes back with the run.
-        [beyond]
-            .into_iter()
-            .chain(scheduler.free_runs())
-            .map(|run| device.kv_release(*kv, run))
-            .sum()
+        let runs = [beyond].into_iter().chain(scheduler.free_runs());
+        let own = runs.map(|run| device.kv_release(*kv, run));
+        own.chain(of_drafts).sum()
     }
 }
 

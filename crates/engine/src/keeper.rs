@@ -12,6 +12,7 @@ use crate::error::EngineFault;
 use crate::idle::IdleRelease;
 use crate::memory::KvReport;
 use crate::shared::UNSALTED_ROOT;
+use crate::speculation::Speculator;
 use crate::step::{Core, gauges};
 use crate::tier::{Identity, Manifest, StoredEntry, TierStore};
 use crate::transfer::Costs;
@@ -42,8 +43,17 @@ pub(crate) struct Memory {
 impl Core {
     /// Writes the pool's state where callers see it.
     pub(crate) fn report(&mut self) {
-        self.shared
-            .update_metrics(|metrics| gauges(&self.scheduler, metrics));
+        if let Some(speculator) = &mut self.speculator {
+            speculator.settle(&self.scheduler);
+        }
+        let speculator = self.speculator.as_ref();
+        self.shared.update_metrics(|metrics| {
+            gauges(&self.scheduler, metrics);
+            if let Some(speculator) = speculator {
+                speculator.count(metrics);
+            }
+        });
+        let draft_kv = speculator.and_then(Speculator::draft_kv);
         let counts = self.scheduler.pool_counts();
         let committed = self.device.kv_committed(self.kv);
         let block_bytes = Bytes::of_len(self.device.kv_block_bytes(self.kv));
@@ -63,6 +73,9 @@ impl Core {
             let used = block_bytes * u64::from((counts.held + counts.cached).0);
             view.ledger
                 .set(LineKind::KvPool, Holding { committed, used })?;
+            if let Some(holding) = draft_kv {
+                view.ledger.set(LineKind::DraftKv, holding)?;
+            }
             if let Some(staged) = staged {
                 view.ledger
                     .set(LineKind::KvTier, all(tier_index + staged))?;
@@ -132,14 +145,8 @@ impl Core {
 /// Enters what a loaded device and model hold for good. Lines that are not measured from inside
 /// count as planned.
 pub(crate) fn charge(ledger: &mut Ledger, device: &DeviceMemory) -> Result<(), OverPlan> {
-    let labelled = |wanted: &str| -> Bytes {
-        let buffers = device.buffers.iter();
-        let these = buffers.filter(|(label, _)| *label == wanted);
-        these.map(|(_, bytes)| *bytes).sum()
-    };
-    let all_buffers: Bytes = device.buffers.iter().map(|(_, bytes)| *bytes).sum();
-    let (vectors, logits) = (labelled(VECTORS), labelled(LOGITS));
-    let activations = all_buffers - vectors - logits + device.scratch;
+    let (vectors, logits) = (labelled(device, VECTORS), labelled(device, LOGITS));
+    let activations = all_buffers(device) - vectors - logits + device.scratch;
     ledger.set(LineKind::WeightsResident, all(device.weights + vectors))?;
     ledger.set(LineKind::WeightsRing, all(device.stream_ring))?;
     ledger.set(LineKind::Activations, all(activations))?;
@@ -158,6 +165,25 @@ pub(crate) fn charge(ledger: &mut Ledger, device: &DeviceMemory) -> Result<(), O
         charge_as_planned(ledger, kind)?;
     }
     Ok(())
+}
+
+/// Enters what the draft model and its device hold for good; its KV pool is empty yet.
+pub(crate) fn charge_draft(ledger: &mut Ledger, device: &DeviceMemory) -> Result<(), OverPlan> {
+    let vectors = labelled(device, VECTORS);
+    let work = all_buffers(device) - vectors + device.scratch;
+    ledger.set(LineKind::DraftWeights, all(device.weights + vectors))?;
+    ledger.set(LineKind::DraftWork, all(work))
+}
+
+/// Bytes of the buffers with one label.
+fn labelled(device: &DeviceMemory, wanted: &str) -> Bytes {
+    let buffers = device.buffers.iter();
+    let these = buffers.filter(|(label, _)| *label == wanted);
+    these.map(|(_, bytes)| *bytes).sum()
+}
+
+fn all_buffers(device: &DeviceMemory) -> Bytes {
+    device.buffers.iter().map(|(_, bytes)| *bytes).sum()
 }
 
 /// Enters a line that only the plan knows.

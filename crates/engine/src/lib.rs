@@ -7,6 +7,7 @@
 mod assemble;
 mod control;
 mod cores;
+mod draft;
 mod emit;
 mod error;
 mod fleet;
@@ -35,6 +36,8 @@ mod transfer;
 mod vocab;
 mod what_if;
 
+pub use cores::Cores;
+pub use draft::{DraftError, draft_shape};
 pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 pub use error::{EngineFault, RequestError, SubmitError};
 pub use fleet::{

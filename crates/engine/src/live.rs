@@ -69,6 +69,11 @@ impl Live {
         (sequence, live)
     }
 
+    /// Whether this token would end the sequence.
+    pub(crate) fn ends_at(&self, token: TokenId) -> bool {
+        self.ends.contains(&token)
+    }
+
     pub(crate) fn is_abandoned(&self) -> bool {
         self.emitter.is_abandoned()
     }

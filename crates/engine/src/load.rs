@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::{self, JoinHandle};
@@ -13,15 +13,16 @@ use kvist_device::{Device, DeviceError};
 use kvist_kernels::Isa;
 use kvist_model::ModelError;
 use kvist_plan::{Limits, Machine, ModelShape, OverPlan, Plan, PlanError};
-use kvist_sched::{Admission, ConfigError, Fairness, PoolCounts};
+use kvist_sched::{Admission, ConfigError, Fairness};
 use kvist_text::TextError;
 use kvist_weights::hf::HfError;
 use kvist_weights::{GgufFile, WeightsError};
 use thiserror::Error;
 
 use crate::assemble::Loaded;
+use crate::draft::{DraftError, DraftFile, draft_shape};
 use crate::handle::EngineHandle;
-use crate::run::run;
+use crate::run::{Remains, run};
 use crate::shape::model_shape;
 use crate::shared::Shared;
 use crate::speculation::Speculation;
@@ -54,6 +55,9 @@ pub struct EngineOptions {
     pub isa: Option<Isa>,
     /// How tokens are guessed ahead; `None`: one token a step. Overrides `limits.draft_max`.
     pub speculation: Option<Speculation>,
+    /// The file of a second, smaller model with the same vocabulary: guesses what will be said where
+    /// that pays. Needs speculation.
+    pub draft: Option<PathBuf>,
 }
 
 impl EngineOptions {
@@ -61,6 +65,28 @@ impl EngineOptions {
     pub(crate) fn draft_max(&self) -> Tokens {
         let speculation = self.speculation.as_ref();
         speculation.map_or(Tokens::ZERO, |speculation| speculation.step_max)
+    }
+
+    /// What to plan the model in the file `served` with: [`Self::plan_limits`], and the draft model.
+    ///
+    /// # Errors
+    /// The draft model is none, or none for this model.
+    pub fn limits_for(&self, served: &Path) -> Result<Limits, LoadError> {
+        let draft_model = match &self.draft {
+            Some(draft) => Some(Box::new(draft_shape(draft, served)?)),
+            None => None,
+        };
+        self.with_draft_model(draft_model)
+    }
+
+    fn with_draft_model(&self, draft: Option<Box<ModelShape>>) -> Result<Limits, LoadError> {
+        if draft.is_some() && self.speculation.is_none() {
+            return Err(DraftError::SpeculationOff.into());
+        }
+        Ok(Limits {
+            draft_model: draft,
+            ..self.plan_limits()
+        })
     }
 
     /// What to plan with: the limits, and the sizes of tier and drafts among them.
@@ -88,6 +114,7 @@ impl Default for EngineOptions {
             tier: None,
             isa: None,
             speculation: None,
+            draft: None,
         }
     }
 }
@@ -115,6 +142,9 @@ pub enum LoadError {
     /// A limit makes no sense.
     #[error(transparent)]
     Limits(#[from] PlanError),
+    /// The draft model is none, or none for this model.
+    #[error(transparent)]
+    Draft(#[from] DraftError),
     /// It can be planned only, or not even that.
     #[error(transparent)]
     WhatIf(#[from] WhatIfError),
@@ -164,6 +194,7 @@ impl LoadError {
             Self::WhatIf(WhatIfError::Folder(HfError::Io { .. })) => ErrorClass::ModelMissing,
             Self::WhatIf(WhatIfError::AlreadyQuantised { .. }) => ErrorClass::Config,
             Self::WhatIf(_) => ErrorClass::ModelBad,
+            Self::Draft(error) => error.class(),
             Self::Limits(_) | Self::Scheduler(_) => ErrorClass::Config,
             Self::DoesNotFit(_) => ErrorClass::DoesNotFit,
             Self::Device(_) | Self::Thread(_) | Self::OverPlan(_) | Self::Tier(_) => {
@@ -212,7 +243,7 @@ pub fn plan_file(
 /// A running engine. Dropping it drains it.
 pub struct Engine {
     handle: EngineHandle,
-    thread: Option<JoinHandle<PoolCounts>>,
+    thread: Option<JoinHandle<Remains>>,
 }
 
 impl fmt::Debug for Engine {
@@ -230,6 +261,10 @@ pub struct ShutdownReport {
     pub blocks_free: Blocks,
     /// Blocks in the pool.
     pub blocks_total: Blocks,
+    /// Blocks of the draft model's pool in no table.
+    pub draft_blocks_free: Blocks,
+    /// Blocks in that pool; none without a draft model.
+    pub draft_blocks_total: Blocks,
     /// Requests accepted.
     pub accepted: u64,
     /// Requests that a fault ended.
@@ -263,13 +298,19 @@ impl Engine {
             tracing::warn!("{note}");
         }
         let shape = model_shape(&file, &config)?;
-        let plan = kvist_plan::plan(&shape, machine, &options.plan_limits())?;
+        let draft = options.draft.as_deref();
+        let draft = draft.map(|path| DraftFile::open(path, file.metadata()));
+        let draft = draft.transpose()?;
+        let draft_shape = draft.as_ref().map(|draft| Box::new(draft.shape.clone()));
+        let limits = options.with_draft_model(draft_shape)?;
+        let plan = kvist_plan::plan(&shape, machine, &limits)?;
         if !plan.fits() {
             return Err(LoadError::DoesNotFit(Box::new(plan)));
         }
         log_offload(&plan);
         let in_flight_max = options.limits.running_max as usize + options.waiting_max;
         let mut loaded = Loaded::new(&file, &config, (&plan, options))?;
+        loaded.speculate(&file, draft.as_ref(), (options.speculation, &limits))?;
         let parts = loaded.shared_parts(&file, shape, in_flight_max)?;
         // What the header was read from need not count as ours any longer.
         file.release()?;
@@ -304,20 +345,24 @@ impl Engine {
 
     /// Finishes what was accepted, takes nothing new, and stops.
     pub fn shutdown(mut self) -> ShutdownReport {
-        let pool = self.stop();
+        let remains = self.stop();
         let metrics = self.handle.metrics();
-        let (free, total) = pool.map_or((Blocks::ZERO, Blocks(metrics.blocks_total)), |pool| {
+        let lost = (Blocks::ZERO, Blocks(metrics.blocks_total));
+        let (free, total) = remains.map_or(lost, |Remains { pool, .. }| {
             (pool.free + pool.cached, pool.total)
         });
+        let (draft_free, draft_total) = remains.map(|remains| remains.draft).unwrap_or_default();
         ShutdownReport {
             blocks_free: free,
             blocks_total: total,
+            draft_blocks_free: draft_free,
+            draft_blocks_total: draft_total,
             accepted: metrics.accepted,
             failed: metrics.finished.failed,
         }
     }
 
-    fn stop(&mut self) -> Option<PoolCounts> {
+    fn stop(&mut self) -> Option<Remains> {
         self.handle.drain();
         // The loop catches panics; a thread that still ends in one has no pool to report.
         self.thread.take().and_then(|thread| thread.join().ok())

@@ -9,7 +9,7 @@ use kvist_plan::{
     CgroupMemory, Machine, parse_cgroup_v1, parse_cgroup_v2, parse_meminfo, parse_reclaimable,
 };
 
-use crate::cores::cores;
+use crate::cores::Cores;
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -21,7 +21,11 @@ const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 pub fn read_machine() -> io::Result<Machine> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let memory = parse_meminfo(&meminfo).map_err(io::Error::other)?;
-    Ok(Machine::new(memory, &cgroup_levels(), cores()))
+    Ok(Machine::new(
+        memory,
+        &cgroup_levels(),
+        Cores::of_process().default,
+    ))
 }
 
 /// Every level of the memory control group this process is in, from its own up to the root:

@@ -92,6 +92,14 @@ pub struct MetricsSnapshot {
     pub drafted_tokens: u64,
     /// Of those, tokens that were drawn too.
     pub accepted_draft_tokens: u64,
+    /// Of the draft tokens computed, those that the draft model guessed.
+    pub draft_model_tokens: u64,
+    /// Of those, tokens that were drawn too.
+    pub accepted_draft_model_tokens: u64,
+    /// Rows the draft model computed.
+    pub draft_model_rows: u64,
+    /// Seconds that took.
+    pub draft_model_seconds: f64,
     /// Steps run.
     pub steps: u64,
     /// Bytes of weights read from their file by steps.
@@ -140,6 +148,10 @@ impl MetricsSnapshot {
             restored_blocks: 0,
             drafted_tokens: 0,
             accepted_draft_tokens: 0,
+            draft_model_tokens: 0,
+            accepted_draft_model_tokens: 0,
+            draft_model_rows: 0,
+            draft_model_seconds: 0.0,
             steps: 0,
             weights_streamed_bytes: 0,
             weights_streamed_seconds: 0.0,

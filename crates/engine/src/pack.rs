@@ -100,9 +100,12 @@ impl BatchScratch {
             first_position: start.0,
             table_start: index(self.block_tables.len()),
         });
-        let known_end = known.len().min(end.len());
-        let known = &known[start.len()..known_end];
-        let draft = &draft[..end.len() - known_end];
+        let (before, behind) = (
+            known.len().min(end.len()),
+            end.len().saturating_sub(known.len()),
+        );
+        let draft = &draft[start.len().saturating_sub(known.len())..behind];
+        let known = &known[start.len().min(before)..before];
         self.tokens
             .extend(known.iter().chain(draft).map(|token| token.0));
         self.positions.extend(start.0..end.0);
@@ -141,7 +144,7 @@ impl BatchScratch {
 pub(crate) struct ChunkRows<'a> {
     /// Tokens of the sequence from position 0.
     pub(crate) known: &'a [TokenId],
-    /// Those that may follow. Together they reach `end` at least.
+    /// Those that may follow. Together they reach `end` at least; the chunk may begin among them.
     pub(crate) draft: &'a [TokenId],
     /// Its blocks, with room up to `end`.
     pub(crate) block_table: &'a [BlockId],

@@ -4,17 +4,26 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Instant;
 
-use kvist_base::SeqId;
+use kvist_base::{Blocks, SeqId};
 use kvist_sched::{AdmitError, PoolCounts};
 
 use crate::error::EngineFault;
 use crate::handle::EngineStatus;
 use crate::live::Live;
 use crate::shared::{Command, Submission};
+use crate::speculation::Speculator;
 use crate::step::{Core, gauges};
 
-/// Serves until drained or failed; returns the pool's last state.
-pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> PoolCounts {
+/// The pools as the engine thread left them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Remains {
+    pub(crate) pool: PoolCounts,
+    /// Blocks of the draft model's pool, free and in all.
+    pub(crate) draft: (Blocks, Blocks),
+}
+
+/// Serves until drained or failed; returns the pools' last state.
+pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> Remains {
     let served = catch_unwind(AssertUnwindSafe(|| serve(&mut core, commands)));
     let fault = match served {
         Ok(Ok(())) => None,
@@ -24,7 +33,11 @@ pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> PoolCounts {
     if let Some(fault) = fault {
         stop(&mut core, commands, &fault);
     }
-    core.scheduler.pool_counts()
+    let speculator = core.speculator.as_ref();
+    Remains {
+        pool: core.scheduler.pool_counts(),
+        draft: speculator.map(Speculator::draft_blocks).unwrap_or_default(),
+    }
 }
 
 fn serve(core: &mut Core, commands: &Receiver<Command>) -> Result<(), EngineFault> {

@@ -46,7 +46,9 @@ impl Core {
     /// An error means that device state may be broken: the engine must stop.
     pub(crate) fn step(&mut self) -> Result<(), EngineFault> {
         if let Some(speculator) = &mut self.speculator {
-            speculator.propose(&mut self.scheduler, self.live.keys().copied());
+            speculator
+                .propose(&mut self.scheduler, (&self.live, &mut self.sampler))
+                .map_err(|error| EngineFault::Device(format!("draft model: {error}")))?;
         }
         let plan = self.scheduler.schedule();
         if plan.is_empty() {
@@ -76,7 +78,7 @@ impl Core {
             .computed(plan.token_count().0, begun.elapsed());
         let (outcome, faults) = self.sample(&plan)?;
         if let Some(speculator) = &mut self.speculator {
-            speculator.observe(plan.token_count(), begun.elapsed());
+            speculator.observe((&plan, &outcome), begun.elapsed());
         }
         self.commit(plan, outcome, &faults);
         self.settle_tier();

@@ -109,7 +109,7 @@ impl BlockCost {
         u32::MAX / self.block_size.0
     }
 
-    fn pool_bytes(self, blocks: Blocks) -> Bytes {
+    pub(crate) fn pool_bytes(self, blocks: Blocks) -> Bytes {
         let exact = self.block_bytes() * u64::from(blocks.0);
         let whole = exact.0.checked_next_multiple_of(EXTENT.0);
         Bytes(whole.unwrap_or(u64::MAX))

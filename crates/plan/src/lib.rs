@@ -10,6 +10,7 @@
 
 mod budget;
 mod devices;
+mod draft;
 mod error;
 mod kv;
 mod ledger;
@@ -28,6 +29,7 @@ mod ways_out;
 
 pub use budget::BudgetSource;
 pub use devices::Devices;
+pub use draft::DraftSizes;
 pub use error::{Given, PlanError, PlanLimit, ProbeError};
 pub use kv::{KvPlan, STAGED_BLOCKS};
 pub use ledger::{Holding, Ledger, LedgerLine, OverPlan};

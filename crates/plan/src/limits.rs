@@ -43,6 +43,8 @@ pub struct Limits {
     pub step_tokens_max: Tokens,
     /// Most draft tokens of one step, of all sequences together; 0: there is no speculation.
     pub draft_max: Tokens,
+    /// A second, smaller model that drafts for the served one.
+    pub draft_model: Option<Box<ModelShape>>,
     /// Tokens of a KV block.
     pub block_size: Tokens,
     /// How the KV cache stores a value.
@@ -66,6 +68,7 @@ impl Default for Limits {
             waiting_max: 256,
             step_tokens_max: Tokens(512),
             draft_max: Tokens::ZERO,
+            draft_model: None,
             block_size: Tokens(16),
             kv_dtype: KvDtype::default(),
             kv_cache: None,
@@ -110,6 +113,9 @@ impl Limits {
         ];
         for (field, size) in sizes {
             PlanError::check(field, size.map_or(1, |size| size.0), 1, 1 << 56)?;
+        }
+        if let Some(draft) = &self.draft_model {
+            draft.check()?;
         }
         if let Some(asked) = self.model_len {
             check_model_len(asked, model.context_max)?;

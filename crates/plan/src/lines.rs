@@ -3,6 +3,7 @@
 use kvist_base::{Bytes, Tokens};
 use serde::Serialize;
 
+use crate::draft::draft_model_lines;
 use crate::limits::Limits;
 use crate::offload::OffloadPlan;
 use crate::serial;
@@ -13,7 +14,7 @@ const ACTIVATION_BYTES: u64 = 4;
 /// A token's id, position, slot and sequence index in the flat arrays of a step.
 const STEP_ENTRY_BYTES: u64 = 16;
 /// One logit.
-const LOGIT_BYTES: u64 = 4;
+pub(crate) const LOGIT_BYTES: u64 = 4;
 /// Per token of the vocabulary the sampler keeps an edited logit and a candidate.
 const SAMPLER_ENTRY_BYTES: u64 = 4 + 16;
 /// A vocabulary entry with its text, both directions of the map, and its merge rule, at the peak while
@@ -82,6 +83,12 @@ pub enum LineKind {
     Http,
     /// The indices that drafts are looked for with.
     Drafts,
+    /// Weights of the model that drafts.
+    DraftWeights,
+    /// Its KV blocks.
+    DraftKv,
+    /// Everything its steps compute, logits and tables included.
+    DraftWork,
     /// Code and constants of the program, in the pages of its file.
     Program,
     /// What no line counts exactly.
@@ -90,7 +97,7 @@ pub enum LineKind {
 
 impl LineKind {
     /// Every kind, in the order reports use.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::WeightsResident,
         Self::WeightsMapped,
         Self::WeightsRing,
@@ -104,6 +111,9 @@ impl LineKind {
         Self::Threads,
         Self::Http,
         Self::Drafts,
+        Self::DraftWeights,
+        Self::DraftKv,
+        Self::DraftWork,
         Self::Program,
         Self::Margin,
     ];
@@ -124,6 +134,9 @@ impl LineKind {
             Self::Threads => "threads",
             Self::Http => "http buffers",
             Self::Drafts => "drafts",
+            Self::DraftWeights => "draft weights",
+            Self::DraftKv => "draft kv pool",
+            Self::DraftWork => "draft activations",
             Self::Program => "program",
             Self::Margin => "margin",
         }
@@ -164,8 +177,8 @@ pub fn activation_bytes(model: &ModelShape, limits: &Limits) -> Bytes {
 }
 
 /// Bytes the activations of one token take: the residual stream and its normalised copy, queries,
-/// keys and values, the attention's output, both halves of the feed-forward network, and the widest
-/// of these once more quantised to 8 bits with scales (1.2 bytes a value).
+/// keys and values, the attention's output, the middle of the feed-forward network, and the widest of
+/// these once more quantised to 8 bits with scales (1.2 bytes a value).
 pub(crate) fn bytes_per_step_token(model: &ModelShape) -> Bytes {
     if let Some(step) = &model.step {
         return step.per_token;
@@ -173,7 +186,7 @@ pub(crate) fn bytes_per_step_token(model: &ModelShape) -> Bytes {
     let (dim, ffn_dim) = (u64::from(model.dim), u64::from(model.ffn_dim));
     let query_dim = model.query_dim();
     let qkv = query_dim + 2 * model.key_dim();
-    let values = 2 * dim + qkv + query_dim + 2 * ffn_dim;
+    let values = 2 * dim + qkv + query_dim + ffn_dim;
     let widest = dim.max(ffn_dim).max(query_dim);
     let quantised = (widest * 6).div_ceil(5);
     Bytes(values * ACTIVATION_BYTES + quantised + STEP_ENTRY_BYTES)
@@ -274,6 +287,7 @@ pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -
         ),
     ];
     lines.extend(drafts_line(model, limits));
+    lines.extend(draft_model_lines(model, limits));
     lines
 }
 

@@ -3,6 +3,7 @@ use kvist_base::{Blocks, Bytes, KvDtype, Tokens, WeightPart, mix64};
 use super::*;
 
 mod devices;
+mod draft;
 mod elastic;
 mod schemes;
 
@@ -439,6 +440,7 @@ fn follow(
             model = model.quantised(scheme);
             assert_eq!(model.weight_bytes(), bytes);
         }
+        WayOut::NoDraftModel => limits.draft_model = None,
         WayOut::SmallerPool { kv_cache } => limits.kv_cache = Some(kv_cache),
         WayOut::LighterKv { kv_dtype, .. } => limits.kv_dtype = kv_dtype,
         WayOut::StreamLayers { .. } => limits.offload = Offload::Auto,
@@ -465,6 +467,7 @@ fn overdo(way_out: WayOut) -> Option<WayOut> {
             memory: memory - Bytes::MIB - Bytes(1),
         }),
         WayOut::MoreMemory { .. }
+        | WayOut::NoDraftModel
         | WayOut::SmallerPool { .. }
         | WayOut::LighterWeights { .. }
         | WayOut::LighterKv { .. }
@@ -500,6 +503,7 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
         running_max: small(512),
         step_tokens_max: Tokens(small(4096)),
         draft_max: Tokens::ZERO,
+        draft_model: None,
         block_size: Tokens(small(64)),
         kv_dtype: if small(2) == 1 {
             KvDtype::F16

@@ -33,6 +33,8 @@ const LIGHTER: [(WeightScheme, f64); 2] = [(WeightScheme::Q8_0, 8.5), (WeightSch
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WayOut {
+    /// Do without the model that drafts.
+    NoDraftModel,
     /// Ask for a smaller KV pool.
     SmallerPool {
         /// The largest that fits, in whole mebibytes.
@@ -117,6 +119,7 @@ pub enum WayOut {
 impl fmt::Display for WayOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoDraftModel => f.write_str("no draft model: the same without --draft"),
             Self::SmallerPool { kv_cache } => {
                 let kv_cache = mebibytes(*kv_cache);
                 write!(
@@ -223,6 +226,7 @@ pub(crate) struct Inputs<'a> {
 pub(crate) fn ways_out(shortage: &Shortage, inputs: Inputs<'_>) -> Vec<WayOut> {
     let Inputs { model, limits, .. } = inputs;
     let settings = [
+        (limits.draft_model.is_some()).then_some(WayOut::NoDraftModel),
         smaller_pool(shortage, limits),
         smaller_context(shortage, limits),
         lighter_kv(model, limits),
@@ -367,6 +371,7 @@ impl WayOut {
         let (mut model, mut larger) = (None, None);
         let (mut limits, mut place) = (inputs.limits.clone(), inputs.place);
         match self {
+            Self::NoDraftModel => limits.draft_model = None,
             Self::SmallerPool { kv_cache } => limits.kv_cache = Some(kv_cache),
             Self::SmallerContext { model_len } => limits.model_len = Some(model_len),
             Self::LighterKv { kv_dtype, .. } => limits.kv_dtype = kv_dtype,

@@ -23,5 +23,5 @@ mod uniform;
 pub use error::{Given, ParamError, ParamLimit, SampleFault};
 pub use logprob::TokenLogprob;
 pub use params::{LOGIT_BIAS_COUNT_MAX, LOGPROBS_MAX, SamplingParams, SamplingSpec};
-pub use sampler::{Sampled, Sampler};
+pub use sampler::{Guess, Sampled, Sampler};
 pub use state::SamplerState;

@@ -29,6 +29,15 @@ pub struct Sampled {
     pub top: Vec<TokenLogprob>,
 }
 
+/// A token that may be drawn later on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Guess {
+    /// The token.
+    pub token: TokenId,
+    /// How far the row's largest logit is above the second, in nats: how sure the row is.
+    pub margin: f32,
+}
+
 /// Turns rows into tokens. Owns scratch for one row and allocates nothing per draw except the
 /// log-probabilities it returns.
 #[derive(Debug)]
@@ -64,26 +73,47 @@ impl Sampler {
         assert_eq!(row.len(), self.vocab_len);
         assert_eq!(params.vocab_len(), self.vocab_len);
         let raw_peak = peak(row)?;
-        let token = self.choose(row, raw_peak, params, state)?;
+        let at = state.output_count();
+        let token = self.choose((row, raw_peak), params, (state, at))?;
         let sampled = self.with_logprobs(row, raw_peak, params, token);
         state.record(token);
         Ok(sampled)
     }
 
+    /// What `row` would give if it were drawn from after `ahead` tokens more, whichever they are: with
+    /// the random number of that place, so that a row like the one that will be drawn from gives the
+    /// same token. Records nothing.
+    pub fn guess(
+        &mut self,
+        row: &[f32],
+        params: &SamplingParams,
+        (state, ahead): (&SamplerState, u32),
+    ) -> Result<Guess, SampleFault> {
+        assert_eq!(row.len(), self.vocab_len);
+        assert_eq!(params.vocab_len(), self.vocab_len);
+        let raw_peak = peak(row)?;
+        let at = state.output_count().saturating_add(ahead);
+        let token = self.choose((row, raw_peak), params, (state, at))?;
+        let (before, after) = (&row[..raw_peak.idx], &row[raw_peak.idx + 1..]);
+        let second = [before, after].map(|part| peak(part).map_or(f32::NEG_INFINITY, |p| p.logit));
+        let margin = raw_peak.logit - second[0].max(second[1]);
+        Ok(Guess { token, margin })
+    }
+
+    /// The token of output place `at`.
     fn choose(
         &mut self,
-        raw: &[f32],
-        raw_peak: Peak,
+        (raw, raw_peak): (&[f32], Peak),
         params: &SamplingParams,
-        state: &SamplerState,
+        (state, at): (&SamplerState, u32),
     ) -> Result<TokenId, SampleFault> {
         let Self {
             edited, candidates, ..
         } = self;
-        let (row, top) = if needs_edits(params, state) {
+        let (row, top) = if needs_edits(params, at) {
             edited.clear();
             edited.extend_from_slice(raw);
-            edit(edited, params, state);
+            edit(edited, params, (state, at));
             (&edited[..], peak(edited)?)
         } else {
             (raw, raw_peak)
@@ -92,7 +122,7 @@ impl Sampler {
             return Ok(Candidate::new(top.idx, top.logit).token());
         }
         let total = filter(row, top, params, candidates);
-        let target = uniform(params.spec().seed, state.output_count()) * total;
+        let target = uniform(params.spec().seed, at) * total;
         Ok(pick(candidates, target).token())
     }
 
@@ -127,18 +157,18 @@ impl Sampler {
     }
 }
 
-fn ends_are_masked(params: &SamplingParams, state: &SamplerState) -> bool {
-    state.output_count() < params.spec().min_tokens && !params.spec().end_tokens.is_empty()
+fn ends_are_masked(params: &SamplingParams, at: u32) -> bool {
+    at < params.spec().min_tokens && !params.spec().end_tokens.is_empty()
 }
 
-fn needs_edits(params: &SamplingParams, state: &SamplerState) -> bool {
-    ends_are_masked(params, state) || !params.spec().logit_bias.is_empty() || params.has_penalties()
+fn needs_edits(params: &SamplingParams, at: u32) -> bool {
+    ends_are_masked(params, at) || !params.spec().logit_bias.is_empty() || params.has_penalties()
 }
 
 /// Masks, bias and penalties. Touches only tokens that are named or seen, never the whole row.
-fn edit(row: &mut [f32], params: &SamplingParams, state: &SamplerState) {
+fn edit(row: &mut [f32], params: &SamplingParams, (state, at): (&SamplerState, u32)) {
     let spec = params.spec();
-    if ends_are_masked(params, state) {
+    if ends_are_masked(params, at) {
         for token in &spec.end_tokens {
             row[token.idx()] = f32::NEG_INFINITY;
         }

@@ -66,6 +66,78 @@ fn sample(
     writeln!(text, "{name}{{model_name=\"{model}\"{labels}}} {value}").expect(INFALLIBLE);
 }
 
+/// Name, help and value of a counter.
+type Counter = (&'static str, &'static str, fn(&MetricsSnapshot) -> u64);
+
+const COUNTERS: [Counter; 14] = [
+    (
+        "vllm:prompt_tokens_total",
+        "Prompt tokens of accepted requests.",
+        |now| now.prompt_tokens,
+    ),
+    (
+        "vllm:generation_tokens_total",
+        "Output tokens produced.",
+        |now| now.output_tokens,
+    ),
+    (
+        "kvist_weights_streamed_bytes_total",
+        "Bytes of weights that steps read from the model file.",
+        |now| now.weights_streamed_bytes,
+    ),
+    (
+        "vllm:num_preemptions_total",
+        "Sequences preempted.",
+        |now| now.preemptions,
+    ),
+    (
+        "vllm:prefix_cache_queries_total",
+        "Prompt tokens looked up in the prefix cache.",
+        |now| now.prefix_query_tokens,
+    ),
+    (
+        "vllm:prefix_cache_hits_total",
+        "Prompt tokens found in the prefix cache.",
+        |now| now.prefix_hit_tokens,
+    ),
+    (
+        "vllm:spec_decode_num_draft_tokens_total",
+        "Draft tokens computed.",
+        |now| now.drafted_tokens,
+    ),
+    (
+        "vllm:spec_decode_num_accepted_tokens_total",
+        "Draft tokens that were drawn too.",
+        |now| now.accepted_draft_tokens,
+    ),
+    (
+        "kvist_draft_model_tokens_total",
+        "Draft tokens computed that the draft model guessed.",
+        |now| now.draft_model_tokens,
+    ),
+    (
+        "kvist_draft_model_accepted_tokens_total",
+        "Of these, tokens that were drawn too.",
+        |now| now.accepted_draft_model_tokens,
+    ),
+    (
+        "kvist_draft_model_rows_total",
+        "Rows the draft model computed.",
+        |now| now.draft_model_rows,
+    ),
+    (
+        "kvist_requests_accepted_total",
+        "Requests accepted.",
+        |now| now.accepted,
+    ),
+    (
+        "kvist_computed_tokens_total",
+        "Tokens run through the model.",
+        |now| now.computed_tokens,
+    ),
+    ("kvist_steps_total", "Steps run.", |now| now.steps),
+];
+
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect(INFALLIBLE);
@@ -108,63 +180,14 @@ impl Page {
     }
 
     fn counters(&mut self) {
-        type Counter = (&'static str, &'static str, fn(&MetricsSnapshot) -> u64);
-        const COUNTERS: [Counter; 11] = [
-            (
-                "vllm:prompt_tokens_total",
-                "Prompt tokens of accepted requests.",
-                |now| now.prompt_tokens,
-            ),
-            (
-                "vllm:generation_tokens_total",
-                "Output tokens produced.",
-                |now| now.output_tokens,
-            ),
-            (
-                "kvist_weights_streamed_bytes_total",
-                "Bytes of weights that steps read from the model file.",
-                |now| now.weights_streamed_bytes,
-            ),
-            (
-                "vllm:num_preemptions_total",
-                "Sequences preempted.",
-                |now| now.preemptions,
-            ),
-            (
-                "vllm:prefix_cache_queries_total",
-                "Prompt tokens looked up in the prefix cache.",
-                |now| now.prefix_query_tokens,
-            ),
-            (
-                "vllm:prefix_cache_hits_total",
-                "Prompt tokens found in the prefix cache.",
-                |now| now.prefix_hit_tokens,
-            ),
-            (
-                "vllm:spec_decode_num_draft_tokens_total",
-                "Draft tokens computed.",
-                |now| now.drafted_tokens,
-            ),
-            (
-                "vllm:spec_decode_num_accepted_tokens_total",
-                "Draft tokens that were drawn too.",
-                |now| now.accepted_draft_tokens,
-            ),
-            (
-                "kvist_requests_accepted_total",
-                "Requests accepted.",
-                |now| now.accepted,
-            ),
-            (
-                "kvist_computed_tokens_total",
-                "Tokens run through the model.",
-                |now| now.computed_tokens,
-            ),
-            ("kvist_steps_total", "Steps run.", |now| now.steps),
-        ];
         for (name, help, value) in COUNTERS {
             self.single((name, "counter"), help, value);
         }
+        self.single(
+            ("kvist_draft_model_seconds_total", "counter"),
+            "Seconds the draft model took.",
+            |now| now.draft_model_seconds,
+        );
     }
 
     fn requests(&mut self) {

@@ -42,7 +42,8 @@ pub struct MemoryArgs {
     #[arg(long, value_enum, value_name = "MODE", default_value_t = LoadMode::Copy,
           hide_short_help = true)]
     pub load: LoadMode,
-    /// Compute threads [default: one for each core that affinity and control groups allow].
+    /// Compute threads [default: one for each core that affinity and control groups allow, of one
+    /// memory node].
     #[arg(long, value_name = "COUNT")]
     pub threads: Option<u32>,
 }

@@ -31,7 +31,7 @@ pub use memory::{MemoryChange, MemoryCommandArgs};
 pub use perplexity::PerplexityArgs;
 pub use sampling::SamplingArgs;
 pub use serve::{AdmissionArg, FairShareArg, PrefixCaching, ServeArgs};
-pub use speculation::{SpeculationArgs, SpeculativeArg};
+pub use speculation::{SpeculationArgs, SpeculativeArg, SpeculativeConfig};
 pub use tier::DirSize;
 pub use tokens::{ContextLen, parse_tokens};
 pub use what_if::{Scheme, WhatIfArgs};

@@ -54,6 +54,8 @@ fn shut_down(engine: Engine, accepted: u64) {
     let expected = ShutdownReport {
         blocks_free: report.blocks_total,
         blocks_total: report.blocks_total,
+        draft_blocks_free: Blocks::ZERO,
+        draft_blocks_total: Blocks::ZERO,
         accepted,
         failed: 0,
     };

@@ -14,6 +14,7 @@ mod weights;
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::Arc;
 
 use kvist_base::{BlockId, Bytes};
 use kvist_kernels::{ActWidths, Activations, Isa, Pool};
@@ -44,7 +45,7 @@ pub struct CpuOptions {
 /// The CPU as a device.
 pub struct CpuDevice {
     isa: Isa,
-    pool: Pool,
+    pool: Arc<Pool>,
     caps: Caps,
     slabs: Slabs,
     weights: Vec<Prepared>,
@@ -77,12 +78,23 @@ impl CpuDevice {
     /// When the system refuses a thread.
     pub fn new(options: CpuOptions) -> Result<Self, DeviceError> {
         let pool = Pool::new(options.threads).map_err(DeviceError::Threads)?;
+        Ok(Self::on(options.isa, Arc::new(pool)))
+    }
+
+    /// A device with memory of its own that computes on the same threads: for a second model, whose
+    /// bytes are counted apart. The two run operations in turn, not at once.
+    #[must_use]
+    pub fn beside(&self) -> Self {
+        Self::on(self.isa, Arc::clone(&self.pool))
+    }
+
+    fn on(isa: Isa, pool: Arc<Pool>) -> Self {
         let threads = pool.threads();
-        Ok(Self {
-            isa: options.isa,
+        Self {
+            isa,
             caps: Caps {
-                name: format!("cpu ({}, {threads} threads)", options.isa),
-                isa: options.isa.name(),
+                name: format!("cpu ({isa}, {threads} threads)"),
+                isa: isa.name(),
                 threads,
             },
             slabs: Slabs::default(),
@@ -101,7 +113,7 @@ impl CpuDevice {
             widths: ActWidths::default(),
             weight_bytes: Bytes::ZERO,
             buffers: Vec::new(),
-        })
+        }
     }
 }
 

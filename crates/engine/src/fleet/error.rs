@@ -26,6 +26,9 @@ pub enum FleetPlanError {
         /// What it would need.
         plan: Box<Plan>,
     },
+    /// A draft model has the vocabulary of one model.
+    #[error("a draft model drafts for one model, not for several")]
+    DraftModel,
     /// Two models go by the same name.
     #[error("two models are named {name}")]
     NameTaken {

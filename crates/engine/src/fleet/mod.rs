@@ -105,6 +105,9 @@ impl Fleet {
         options: &EngineOptions,
     ) -> Result<Self, FleetPlanError> {
         assert!(!models.is_empty(), "a fleet has a model to serve");
+        if options.draft.is_some() {
+            return Err(FleetPlanError::DraftModel);
+        }
         let (budget, members) = plan_members(models, machine, &options.plan_limits())?;
         let needs: Vec<_> = members.iter().map(FleetMember::needs).collect();
         let state = State {
@@ -115,6 +118,8 @@ impl Fleet {
             past: ShutdownReport {
                 blocks_free: Blocks::ZERO,
                 blocks_total: Blocks::ZERO,
+                draft_blocks_free: Blocks::ZERO,
+                draft_blocks_total: Blocks::ZERO,
                 accepted: 0,
                 failed: 0,
             },
@@ -439,6 +444,8 @@ impl State {
         let past = &mut self.past;
         past.blocks_free += report.blocks_free;
         past.blocks_total += report.blocks_total;
+        past.draft_blocks_free += report.draft_blocks_free;
+        past.draft_blocks_total += report.draft_blocks_total;
         past.accepted += report.accepted;
         past.failed += report.failed;
     }

@@ -9,7 +9,7 @@ use super::times::StepTimes;
 
 /// Drafts that promise less than this many times what a step without them does are left out: a
 /// promise is a guess, and what is sure is better than a little more that is not.
-const GAIN_MIN: f64 = 1.04;
+pub(crate) const GAIN_MIN: f64 = 1.04;
 
 /// A token of a draft.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub(crate) struct Plain {
     /// Sequences that get a token.
     pub(crate) sequences: u32,
     /// Rows of logits there are for drafts.
-    pub(crate) draft_max: usize,
+    pub(crate) draft_max: u32,
 }
 
 /// How many of the promises to take: they are put in order, the likeliest first.
@@ -39,7 +39,7 @@ pub(crate) fn choose(promises: &mut [Promise], plain: Plain, times: &StepTimes) 
     let without = rows / seconds;
     let (mut best, mut best_rate) = (0, without * GAIN_MIN);
     let (mut tokens, mut width) = (rows, rows);
-    for (idx, promise) in promises.iter().take(plain.draft_max).enumerate() {
+    for (idx, promise) in promises.iter().take(plain.draft_max as usize).enumerate() {
         tokens += promise.probability;
         width += 1.0;
         let Some(seconds) = times.seconds(width) else {

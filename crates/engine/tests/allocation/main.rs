@@ -8,7 +8,7 @@ mod meter;
 
 use common::{ModelFile, Stream, greedy, options, shut_down};
 use kvist_base::QuantFormat;
-use kvist_engine::EngineHandle;
+use kvist_engine::{EngineHandle, EngineOptions, Speculation};
 
 /// Bytes a token may cost on its way from the sampler to its reader: its event, its text, its place
 /// in the step's lists, and the growth of lists that double. A row of the tiny model's logits has
@@ -41,19 +41,40 @@ fn a_decode_step_allocates_its_events_only() {
     for threads in [1, 2] {
         let mut options = options();
         options.limits.threads = threads;
-        let engine = file.start(&options);
-        let handle = engine.handle();
-        serve(&handle, 12, LONG);
-        for batch in [1, 4, 12] {
-            let (short, long) = (serve(&handle, batch, SHORT), serve(&handle, batch, LONG));
-            let tokens = (batch * (LONG - SHORT)) as usize;
-            assert!(long > short, "the meter counts nothing");
-            let each = (long - short) / tokens;
-            assert!(
-                each < TOKEN_BYTES_MAX,
-                "{each} bytes a token, {batch} at once"
-            );
-        }
-        shut_down(engine);
+        check(&file, &options);
     }
+    // In the same test: the meter counts every thread of the process.
+    drafts_allocate_nothing_either(&file);
+}
+
+/// A step with a draft model, which is right or wrong, allocates no more.
+fn drafts_allocate_nothing_either(file: &ModelFile) {
+    for draft in ["llama3", "qwen2"] {
+        let draft = ModelFile::new(draft, QuantFormat::Q8_0);
+        check(
+            file,
+            &EngineOptions {
+                speculation: Some(Speculation::fixed(3, (None, None)).expect("in range")),
+                draft: Some(draft.path().to_owned()),
+                ..options()
+            },
+        );
+    }
+}
+
+fn check(file: &ModelFile, options: &EngineOptions) {
+    let engine = file.start(options);
+    let handle = engine.handle();
+    serve(&handle, 12, LONG);
+    for batch in [1, 4, 12] {
+        let (short, long) = (serve(&handle, batch, SHORT), serve(&handle, batch, LONG));
+        let tokens = (batch * (LONG - SHORT)) as usize;
+        assert!(long > short, "the meter counts nothing");
+        let each = (long - short) / tokens;
+        assert!(
+            each < TOKEN_BYTES_MAX,
+            "{each} bytes a token, {batch} at once"
+        );
+    }
+    shut_down(engine);
 }

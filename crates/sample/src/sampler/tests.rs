@@ -285,7 +285,8 @@ fn penalties_count_what_they_say_they_count() {
             state.record(TokenId(token));
         }
         let mut row = [4.0, -4.0, 4.0, -4.0];
-        edit(&mut row, &params(4, edit_spec), &state);
+        let at = state.output_count();
+        edit(&mut row, &params(4, edit_spec), (&state, at));
         row
     };
     // Prompt and output, once each; towards less likely on both sides of 0.
@@ -452,4 +453,44 @@ fn scratch_is_allocated_once() {
         (sampler.edited.as_ptr(), sampler.candidates.as_ptr()),
         before
     );
+}
+
+#[test]
+fn a_guess_is_what_the_same_row_gives_when_its_turn_comes() {
+    let row = noise(300, 11);
+    for temperature in [0.0, 0.8, 1.5] {
+        let params = params(300, |s| {
+            s.temperature = temperature;
+            s.seed = 5;
+        });
+        let drawn = draws(&row, &params, 12);
+        let (mut sampler, state) = (Sampler::new(300), fresh());
+        for (ahead, token) in (0..).zip(&drawn) {
+            let guess = sampler.guess(&row, &params, (&state, ahead)).unwrap();
+            assert_eq!(guess.token.0, *token, "{ahead} ahead at {temperature}");
+        }
+        assert_eq!(state.output_count(), 0);
+    }
+}
+
+#[test]
+fn a_guess_is_as_sure_as_its_first_logit_is_above_the_second() {
+    let greedy = params(4, |s| s.temperature = 0.0);
+    let margin = |row: [f32; 4]| {
+        let guess = Sampler::new(4).guess(&row, &greedy, (&fresh(), 0));
+        guess.unwrap().margin
+    };
+    assert_eq!(margin([1.0, 4.0, 2.5, -1.0]), 1.5);
+    assert_eq!(margin([4.0, 1.0, 2.5, 3.0]), 1.0);
+    assert_eq!(margin([3.0, 3.0, 0.0, 0.0]), 0.0);
+    let only = f32::NEG_INFINITY;
+    assert_eq!(margin([only, only, 0.0, only]), f32::INFINITY);
+    let ends = params(4, |s| {
+        s.temperature = 0.0;
+        s.min_tokens = 2;
+        s.end_tokens = vec![TokenId(1)];
+    });
+    let row = [0.0, 4.0, 2.0, 1.0];
+    let guess = |ahead| Sampler::new(4).guess(&row, &ends, (&fresh(), ahead));
+    assert_eq!([0, 1, 2].map(|n| guess(n).unwrap().token.0), [2, 2, 1]);
 }

@@ -139,6 +139,8 @@ async fn metrics_count_what_happened_under_vllms_names() {
         ("vllm:generation_tokens_total{}", 20.0),
         ("vllm:num_preemptions_total{}", 0.0),
         ("vllm:prefix_cache_queries_total{}", 12.0),
+        ("kvist_draft_model_tokens_total{}", 0.0),
+        ("kvist_draft_model_seconds_total{}", 0.0),
         (
             "vllm:request_success_total{,finished_reason=\"length\"}",
             4.0,
