@@ -12,7 +12,7 @@ use super::acceptance::{Acceptance, Class};
 use super::length::Plain;
 use super::outlook::{Outlook, Probe, Prospect, SoFar};
 use super::times::StepTimes;
-use super::{DraftLength, Source, Track};
+use super::{DraftLength, Track};
 use crate::draft::{Drafter, Followed};
 use crate::live::Live;
 
