@@ -10,6 +10,7 @@ mod ids;
 mod mix;
 mod part;
 mod size;
+mod token_set;
 
 pub use dtype::KvDtype;
 pub use finish::FinishReason;
@@ -18,3 +19,4 @@ pub use ids::{BlockId, SeqId, TokenId};
 pub use mix::mix64;
 pub use part::WeightPart;
 pub use size::{Blocks, Bytes, ParseBytesError, Tokens};
+pub use token_set::TokenSet;

@@ -5,11 +5,12 @@ use super::manifest::Manifest;
 use super::tree::Tree;
 
 /// Rooms with the rooms they may depend on. An edge more is an architecture decision.
-const ALLOWED: [(&str, &[&str]); 13] = [
+const ALLOWED: [(&str, &[&str]); 14] = [
     ("base", &[]),
     ("kernels", &["base"]),
     ("weights", &["base"]),
     ("text", &["base"]),
+    ("grammar", &["base"]),
     ("sample", &["base"]),
     ("sched", &["base"]),
     ("plan", &["base"]),
@@ -18,7 +19,8 @@ const ALLOWED: [(&str, &[&str]); 13] = [
     (
         "engine",
         &[
-            "base", "kernels", "weights", "text", "sample", "sched", "plan", "device", "model",
+            "base", "kernels", "weights", "text", "grammar", "sample", "sched", "plan", "device",
+            "model",
         ],
     ),
     ("server", &["base", "engine"]),
