@@ -3,7 +3,8 @@
 //! The order of work is fixed, and is the one vLLM documents:
 //!
 //! 1. log-probabilities, from the row as the model wrote it;
-//! 2. end tokens are masked until `min_tokens`, then `logit_bias` is added;
+//! 2. tokens a grammar does not allow are masked, then end tokens until `min_tokens`, unless the
+//!    grammar allows nothing else; then `logit_bias` is added;
 //! 3. repetition, frequency and presence penalties;
 //! 4. temperature 0: the largest logit, the lowest id among equals. Otherwise temperature,
 //!    `min_p`, `top_k`, `top_p`, and a draw.
@@ -13,7 +14,9 @@
 //! preemption can change it.
 
 mod error;
+mod filter;
 mod logprob;
+mod mask;
 mod params;
 mod row;
 mod sampler;

@@ -10,6 +10,10 @@ use crate::error::SampleFault;
 const LANES: usize = 16;
 /// Values per run. The best run is searched again for the index, from the nearest cache.
 const RUN_LEN: usize = 1024;
+/// Values that are passed over together when none of them is large enough.
+const SKIP_LEN: usize = 64;
+/// Least number of candidates that gather beyond those that are wanted.
+const SPARE_MIN: usize = 64;
 
 /// One token still in play, and its place in the order: larger logit first, then lower id.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,25 +117,86 @@ fn first_non_finite(row: &[f32], start: usize) -> SampleFault {
     }
 }
 
+/// Replaces `out` by the candidates with logits of at least `floor`, in order of their ids.
+pub(crate) fn admitted(row: &[f32], floor: f64, out: &mut Vec<Candidate>) {
+    out.clear();
+    let bar = bar_of(floor);
+    for_each_run(row, |start, run| {
+        if reaches(run, bar) {
+            let all = run.iter().enumerate().filter(|&(_, &logit)| logit >= bar);
+            out.extend(all.map(|(offset, &logit)| Candidate::new(start + offset, logit)));
+        }
+    });
+}
+
 /// Replaces `out` by the `count` best candidates with logits of at least `floor`, best first.
 ///
-/// One pass with a sorted shortlist: for small counts a value seldom beats its last entry.
+/// One pass. Candidates gather until there are a good many more than wanted; then the best stay,
+/// and from there on only what beats the last of them is worth a look. Most runs hold nothing of
+/// the kind, which a few vector instructions tell.
 pub(crate) fn shortlist(row: &[f32], count: usize, floor: f64, out: &mut Vec<Candidate>) {
     out.clear();
     if count == 0 {
         return;
     }
-    for (idx, &logit) in row.iter().enumerate() {
-        let is_full = out.len() == count;
-        if is_full && logit <= out[count - 1].logit || f64::from(logit) < floor {
-            continue;
+    let gathered_max = count.saturating_add(count.max(SPARE_MIN));
+    let mut bar = bar_of(floor);
+    for_each_run(row, |start, run| {
+        if !reaches(run, bar) {
+            return;
         }
-        if is_full {
-            out.pop();
+        for (offset, &logit) in run.iter().enumerate() {
+            if logit < bar {
+                continue;
+            }
+            out.push(Candidate::new(start + offset, logit));
+            if out.len() == gathered_max {
+                keep_best(out, count);
+                // An equal logit would come after it: its id is higher.
+                bar = bar.max(out[count - 1].logit.next_up());
+            }
         }
-        let at = out.partition_point(|kept| kept.logit >= logit);
-        out.insert(at, Candidate::new(idx, logit));
+    });
+    keep_best(out, count);
+    out.sort_unstable_by(Candidate::rank);
+}
+
+/// Keeps the `count` best; the last of them comes last.
+fn keep_best(candidates: &mut Vec<Candidate>, count: usize) {
+    if count < candidates.len() {
+        candidates.select_nth_unstable_by(count - 1, Candidate::rank);
+        candidates.truncate(count);
     }
+}
+
+/// The smallest f32 that is at least `floor`.
+fn bar_of(floor: f64) -> f32 {
+    #[allow(clippy::cast_possible_truncation)] // put right below
+    let near = floor as f32;
+    if f64::from(near) < floor {
+        near.next_up()
+    } else {
+        near
+    }
+}
+
+/// Hands out the row in runs with the index of their first logit.
+fn for_each_run(row: &[f32], mut each: impl FnMut(usize, &[f32])) {
+    for (idx, run) in row.chunks(SKIP_LEN).enumerate() {
+        each(idx * SKIP_LEN, run);
+    }
+}
+
+/// Whether a logit of the run is at least `bar`.
+fn reaches(run: &[f32], bar: f32) -> bool {
+    let mut found = [0u32; LANES];
+    let (groups, rest) = run.as_chunks::<LANES>();
+    for group in groups {
+        for lane in 0..LANES {
+            found[lane] |= u32::from(group[lane] >= bar);
+        }
+    }
+    found != [0; LANES] || rest.iter().any(|&logit| logit >= bar)
 }
 
 #[cfg(test)]

@@ -1,21 +1,15 @@
 //! The draw.
 
-use kvist_base::TokenId;
+use kvist_base::{TokenId, TokenSet};
 
 use crate::error::SampleFault;
+use crate::filter::filter;
 use crate::logprob::{TokenLogprob, log_sum_exp, logprob, top_logprobs};
+use crate::mask::{has_others, masked};
 use crate::params::SamplingParams;
-use crate::row::{Candidate, Peak, peak, shortlist};
+use crate::row::{Candidate, Peak, peak};
 use crate::state::SamplerState;
 use crate::uniform::uniform;
-
-/// Largest `top_k` served by one pass with a sorted shortlist; beyond it, selecting among all
-/// candidates costs less than keeping the list sorted.
-const SHORTLIST_MAX: usize = 64;
-/// How many candidates `top_p` sorts first; a nucleus is usually smaller.
-const NUCLEUS_HEAD: usize = 64;
-/// By what factor that number grows while the nucleus is larger.
-const NUCLEUS_GROWTH: usize = 8;
 
 /// A drawn token.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,11 +64,23 @@ impl Sampler {
         params: &SamplingParams,
         state: &mut SamplerState,
     ) -> Result<Sampled, SampleFault> {
+        self.draw_among(row, None, params, state)
+    }
+
+    /// [`draw`](Self::draw) from the `allowed` tokens alone; from all without a set. The
+    /// log-probabilities reported are those of the row as it is.
+    pub fn draw_among(
+        &mut self,
+        row: &[f32],
+        allowed: Option<&TokenSet>,
+        params: &SamplingParams,
+        state: &mut SamplerState,
+    ) -> Result<Sampled, SampleFault> {
         assert_eq!(row.len(), self.vocab_len);
         assert_eq!(params.vocab_len(), self.vocab_len);
         let raw_peak = peak(row)?;
         let at = state.output_count();
-        let token = self.choose((row, raw_peak), params, (state, at))?;
+        let token = self.choose((row, raw_peak), allowed, params, (state, at))?;
         let sampled = self.with_logprobs(row, raw_peak, params, token);
         state.record(token);
         Ok(sampled)
@@ -93,7 +99,7 @@ impl Sampler {
         assert_eq!(params.vocab_len(), self.vocab_len);
         let raw_peak = peak(row)?;
         let at = state.output_count().saturating_add(ahead);
-        let token = self.choose((row, raw_peak), params, (state, at))?;
+        let token = self.choose((row, raw_peak), None, params, (state, at))?;
         let (before, after) = (&row[..raw_peak.idx], &row[raw_peak.idx + 1..]);
         let second = [before, after].map(|part| peak(part).map_or(f32::NEG_INFINITY, |p| p.logit));
         let margin = raw_peak.logit - second[0].max(second[1]);
@@ -104,16 +110,22 @@ impl Sampler {
     fn choose(
         &mut self,
         (raw, raw_peak): (&[f32], Peak),
+        allowed: Option<&TokenSet>,
         params: &SamplingParams,
         (state, at): (&SamplerState, u32),
     ) -> Result<TokenId, SampleFault> {
         let Self {
             edited, candidates, ..
         } = self;
-        let (row, top) = if needs_edits(params, at) {
-            edited.clear();
-            edited.extend_from_slice(raw);
-            edit(edited, params, (state, at));
+        let (row, top) = if allowed.is_some() || needs_edits(params, at) {
+            match allowed {
+                Some(allowed) => masked(raw, allowed, edited),
+                None => {
+                    edited.clear();
+                    edited.extend_from_slice(raw);
+                }
+            }
+            edit(edited, allowed, params, (state, at));
             (&edited[..], peak(edited)?)
         } else {
             (raw, raw_peak)
@@ -166,9 +178,16 @@ fn needs_edits(params: &SamplingParams, at: u32) -> bool {
 }
 
 /// Masks, bias and penalties. Touches only tokens that are named or seen, never the whole row.
-fn edit(row: &mut [f32], params: &SamplingParams, (state, at): (&SamplerState, u32)) {
+fn edit(
+    row: &mut [f32],
+    allowed: Option<&TokenSet>,
+    params: &SamplingParams,
+    (state, at): (&SamplerState, u32),
+) {
     let spec = params.spec();
-    if ends_are_masked(params, at) {
+    // A grammar that is at its end is not made to go on.
+    let may_go_on = || allowed.is_none_or(|allowed| has_others(allowed, &spec.end_tokens));
+    if ends_are_masked(params, at) && may_go_on() {
         for token in &spec.end_tokens {
             row[token.idx()] = f32::NEG_INFINITY;
         }
@@ -198,90 +217,6 @@ fn edit(row: &mut [f32], params: &SamplingParams, (state, at): (&SamplerState, u
             row[token.idx()] -= frequency + spec.presence_penalty;
         }
     }
-}
-
-/// Fills `out` with the tokens that may be drawn and their weights; returns the weights' sum.
-///
-/// `top_k` and `min_p` both keep a head of the same order, so it does not matter which is
-/// applied first. `top_p` is of what they leave, as in vLLM.
-fn filter(row: &[f32], top: Peak, params: &SamplingParams, out: &mut Vec<Candidate>) -> f64 {
-    let spec = params.spec();
-    let temperature = f64::from(spec.temperature);
-    let reach = f64::from(spec.min_p).ln().max(-negligible(row.len()));
-    let floor = f64::from(top.logit) + reach * temperature;
-    let top_k = if spec.top_k == 0 {
-        row.len()
-    } else {
-        spec.top_k as usize
-    };
-
-    let is_sorted = top_k < row.len();
-    if top_k <= SHORTLIST_MAX {
-        shortlist(row, top_k, floor, out);
-    } else {
-        out.clear();
-        let admitted = row
-            .iter()
-            .enumerate()
-            .filter(|&(_, &logit)| f64::from(logit) >= floor);
-        out.extend(admitted.map(|(idx, &logit)| Candidate::new(idx, logit)));
-        if is_sorted {
-            keep_head(out, top_k);
-        }
-    }
-    let mut total = 0.0;
-    for candidate in out.iter_mut() {
-        let distance = f64::from(candidate.logit) - f64::from(top.logit);
-        candidate.weight = (distance / temperature).exp();
-        total += candidate.weight;
-    }
-    if spec.top_p < 1.0 {
-        total = keep_nucleus(out, f64::from(spec.top_p) * total);
-    }
-    total
-}
-
-/// How far below the peak, in nats after temperature, a token is out of reach: all such tokens
-/// together weigh less than 2^-53 of the peak, which is the resolution of the random number.
-#[allow(clippy::cast_precision_loss)]
-fn negligible(vocab_len: usize) -> f64 {
-    53.0 * std::f64::consts::LN_2 + (vocab_len as f64).ln()
-}
-
-/// Keeps the `count` best, sorted.
-fn keep_head(candidates: &mut Vec<Candidate>, count: usize) {
-    if count < candidates.len() {
-        candidates.select_nth_unstable_by(count, Candidate::rank);
-        candidates.truncate(count);
-    }
-    candidates.sort_unstable_by(Candidate::rank);
-}
-
-/// Keeps the fewest best candidates whose weights reach `mass`, sorted; returns their sum.
-///
-/// Sorts a small head first and a larger one only while the mass is not reached.
-fn keep_nucleus(candidates: &mut Vec<Candidate>, mass: f64) -> f64 {
-    let mut sum = 0.0;
-    let mut sorted_len = 0;
-    let mut head_len = NUCLEUS_HEAD;
-    while sorted_len < candidates.len() {
-        let tail = &mut candidates[sorted_len..];
-        let take = head_len.min(tail.len());
-        if take < tail.len() {
-            tail.select_nth_unstable_by(take, Candidate::rank);
-        }
-        tail[..take].sort_unstable_by(Candidate::rank);
-        for (offset, candidate) in tail[..take].iter().enumerate() {
-            sum += candidate.weight;
-            if sum >= mass {
-                candidates.truncate(sorted_len + offset + 1);
-                return sum;
-            }
-        }
-        sorted_len += take;
-        head_len *= NUCLEUS_GROWTH;
-    }
-    sum
 }
 
 /// The candidate in whose share of the cumulative weights `target` lies. Rounding may put the

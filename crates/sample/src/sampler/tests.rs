@@ -286,7 +286,7 @@ fn penalties_count_what_they_say_they_count() {
         }
         let mut row = [4.0, -4.0, 4.0, -4.0];
         let at = state.output_count();
-        edit(&mut row, &params(4, edit_spec), (&state, at));
+        edit(&mut row, None, &params(4, edit_spec), (&state, at));
         row
     };
     // Prompt and output, once each; towards less likely on both sides of 0.
