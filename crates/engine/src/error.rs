@@ -59,6 +59,9 @@ pub enum RequestError {
     /// Unusable stop strings, or the text cannot be tokenised or rendered.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// The constraint is not valid, or beyond a bound.
+    #[error(transparent)]
+    Constraint(#[from] kvist_grammar::ConstraintError),
     /// The model has no chat template.
     #[error("this model has no chat template; use the completions endpoint with a plain prompt")]
     NoChatTemplate,
@@ -85,6 +88,7 @@ impl RequestError {
             Self::NoOutput => "max_tokens",
             Self::TooManyStops { .. } => "stop",
             Self::Text(error) => text_field(error),
+            Self::Constraint(_) => "constraint",
             Self::NoChatTemplate => "messages",
         }
     }
@@ -128,7 +132,11 @@ pub enum SubmitError {
 pub enum EngineFault {
     /// The model produced a logit that is not a number.
     #[error("numeric fault: {0}")]
-    Numeric(kvist_sample::SampleFault),
+    Numeric(#[from] kvist_sample::SampleFault),
+    /// The output cannot go on under the request's constraint. No bug of ours: the constraint asks
+    /// for what the vocabulary cannot spell, or for too much work on one token.
+    #[error("the output cannot go on: {0}")]
+    Grammar(#[from] kvist_grammar::GrammarFault),
     /// The device failed to run a step.
     #[error("device fault: {0}")]
     Device(String),

@@ -159,6 +159,7 @@ pub(crate) fn charge(ledger: &mut Ledger, device: &DeviceMemory) -> Result<(), O
         LineKind::Threads,
         LineKind::Http,
         LineKind::Drafts,
+        LineKind::Grammars,
         LineKind::Program,
         LineKind::Margin,
     ] {

@@ -5,6 +5,7 @@
 //! at `step.rs`: it is the architecture on one screen.
 
 mod assemble;
+mod constrain;
 mod control;
 mod cores;
 mod draft;
@@ -38,6 +39,7 @@ mod what_if;
 
 pub use cores::Cores;
 pub use draft::{DraftError, draft_shape};
+pub use constrain::FileGrammars;
 pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 pub use error::{EngineFault, RequestError, SubmitError};
 pub use fleet::{
@@ -59,6 +61,10 @@ pub use what_if::{WhatIf, WhatIfError, plan_what_if};
 
 // What callers need to state a request or read an answer, so that they depend on this room alone.
 pub use kvist_device::{Ceilings, CpuOptions};
+pub use kvist_grammar::{
+    Constraint, ConstraintError, Grammar, GrammarFault, GrammarState, Progress, TaggedJson,
+    TaggedValue,
+};
 pub use kvist_kernels::{Isa, IsaError};
 pub use kvist_plan as plan;
 pub use kvist_sample::{ParamError, SamplingSpec, TokenLogprob};

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kvist_base::{FinishReason, TokenId, Tokens};
-use kvist_sample::{SampleFault, Sampled, Sampler, SamplerState, SamplingParams, TokenLogprob};
+use kvist_grammar::Progress;
+use kvist_sample::{Sampled, Sampler, SamplerState, SamplingParams, TokenLogprob};
 use kvist_sched::{ChunkEnd, ChunkOutcome, FinishedSequence, NewSequence};
 use kvist_text::{DetokenizeOptions, Detokenizer, StopMatcher, Tokenizer};
 
+use crate::constrain::Constrained;
 use crate::emit::{Delta, Emitter, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 use crate::error::EngineFault;
 use crate::metrics::MetricsSnapshot;
@@ -22,6 +24,7 @@ pub(crate) struct Live {
     stop: StopMatcher,
     stop_texts: Vec<String>,
     ends: Vec<TokenId>,
+    constrained: Option<Constrained>,
     emitter: Emitter,
     place: Place,
     stopped_by: Option<StoppedBy>,
@@ -52,6 +55,7 @@ impl Live {
             stop: request.stop,
             stop_texts: request.stop_texts,
             ends: request.ends,
+            constrained: request.constrained,
             emitter,
             place,
             stopped_by: None,
@@ -82,18 +86,19 @@ impl Live {
     /// next of the draft: the tokens are those that one row a step would give. `rows` are those of the
     /// last known token and of each token of the draft.
     ///
-    /// A row that is not finite ends the sequence; its fault is returned too.
+    /// A row that is not finite ends the sequence, and so does a grammar without a next token; the
+    /// fault is returned too.
     pub(crate) fn draw<'a>(
         &mut self,
         rows: &mut impl Iterator<Item = &'a [f32]>,
         draft: &[TokenId],
         (sampler, tokenizer): (&mut Sampler, &dyn Tokenizer),
-    ) -> (ChunkOutcome, Option<SampleFault>) {
+    ) -> (ChunkOutcome, Option<EngineFault>) {
         let mut accepted = Tokens::ZERO;
         loop {
             let row = rows.next().expect("the batch asked for these rows");
-            let end = match sampler.draw(row, &self.sampling, &mut self.state) {
-                Ok(sampled) => self.take(sampled, tokenizer),
+            let end = match self.draw_one(row, sampler, tokenizer) {
+                Ok(end) => end,
                 Err(fault) => {
                     let end = ChunkEnd::Finished {
                         token: None,
@@ -107,6 +112,43 @@ impl Live {
                 ChunkEnd::Sampled(token) if next == Some(token) => accepted += Tokens(1),
                 _ => return (ChunkOutcome { accepted, end }, None),
             }
+        }
+    }
+
+    fn draw_one(
+        &mut self,
+        row: &[f32],
+        sampler: &mut Sampler,
+        tokenizer: &dyn Tokenizer,
+    ) -> Result<ChunkEnd, EngineFault> {
+        let Self {
+            constrained,
+            sampling,
+            state,
+            ..
+        } = self;
+        let allowed = match constrained {
+            Some(constrained) => Some(constrained.allowed()?),
+            None => None,
+        };
+        let sampled = sampler.draw_among(row, allowed, sampling, state)?;
+        let end = self.take(sampled, tokenizer);
+        let (Some(constrained), ChunkEnd::Sampled(token)) = (&mut self.constrained, end) else {
+            return Ok(end);
+        };
+        Ok(match constrained.advance(token)? {
+            Progress::Open => end,
+            Progress::Complete => ChunkEnd::Finished {
+                token: Some(token),
+                reason: FinishReason::Stop,
+            },
+        })
+    }
+
+    /// The sequence will draw in the step that begins: what it needs beside logits is prepared.
+    pub(crate) fn prepare(&mut self) {
+        if let Some(constrained) = &mut self.constrained {
+            constrained.prepare();
         }
     }
 

@@ -1,8 +1,11 @@
 //! What a caller asks for, before and after checking.
 
 use kvist_base::{TokenId, Tokens};
+use kvist_grammar::Constraint;
 use kvist_sample::{SamplingParams, SamplingSpec};
 use kvist_text::{ChatInput, StopMatcher};
+
+use crate::constrain::Constrained;
 
 /// The prompt, in whichever form the caller has it.
 #[derive(Clone, Debug)]
@@ -31,6 +34,10 @@ pub struct GenerateSpec {
     /// The same for a request without `output_max`, but where there is less room, less is produced.
     /// Without both: as many as the context and the KV pool hold.
     pub output_default: Option<Tokens>,
+    /// What the output must look like. It ends where the constraint is fulfilled and nothing can
+    /// follow; the model's end tokens are drawn only where it may end, and then end it even with
+    /// [`EndTokens::Ignore`]. `sampling.min_tokens` counts as far as the constraint lets it.
+    pub constraint: Option<Constraint>,
     /// What the model's own end tokens do.
     pub end_tokens: EndTokens,
     /// Whether special tokens appear in the text.
@@ -59,6 +66,7 @@ impl GenerateSpec {
             stop_tokens: Vec::new(),
             output_max: None,
             output_default: None,
+            constraint: None,
             end_tokens: EndTokens::Stop,
             special_tokens: SpecialTokens::Hide,
             cache_salt: None,
@@ -97,6 +105,7 @@ pub(crate) struct GenerateRequest {
     /// Tokens that end the output.
     pub(crate) ends: Vec<TokenId>,
     pub(crate) output_max: Tokens,
+    pub(crate) constrained: Option<Constrained>,
     pub(crate) special_tokens: SpecialTokens,
     /// Root of the prefixes it may share.
     pub(crate) cache_root: u64,

@@ -9,10 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use kvist_base::{Blocks, SeqId, TokenId, Tokens};
-use kvist_plan::{Ledger, Plan};
+use kvist_grammar::ConstraintError;
+use kvist_plan::{Ledger, LineKind, Plan};
 use kvist_sample::SamplingParams;
 use kvist_text::{ChatInput, ChatTemplate, SpecialText, StopMatcher, Tokenizer, encode_prompt};
 
+use crate::constrain::Constraints;
 use crate::control::Control;
 use crate::emit::{Emitter, channel};
 use crate::error::{EngineFault, RequestError, SubmitError};
@@ -63,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) info: ModelInfo,
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) template: Option<ChatTemplate>,
+    /// `None`: the plan has no room for them.
+    pub(crate) constraints: Option<Arc<Constraints>>,
     block_size: Tokens,
     blocks_limit: AtomicU32,
     pub(crate) in_flight_max: usize,
@@ -109,8 +113,11 @@ impl Shared {
             memory,
             in_flight_max,
         } = parts;
+        let mut lines = memory.plan.lines.iter();
+        let has_grammars = lines.any(|line| line.kind == LineKind::Grammars);
         Self {
             info,
+            constraints: has_grammars.then(|| Arc::new(Constraints::new(Arc::clone(&tokenizer)))),
             tokenizer,
             template,
             block_size: pool.block_size,
@@ -284,7 +291,12 @@ impl Shared {
             return Err(RequestError::TooManyStops { limit, given });
         }
         let stop = StopMatcher::new(spec.stop.clone())?;
-        let ends = self.ends(spec.end_tokens, &spec.stop_tokens);
+        // A grammar is at its end where it is: there is nothing to ignore.
+        let end_tokens = match spec.constraint {
+            Some(_) => EndTokens::Stop,
+            None => spec.end_tokens,
+        };
+        let ends = self.ends(end_tokens, &spec.stop_tokens);
         let mut sampling = spec.sampling;
         sampling.end_tokens.clone_from(&ends);
         let sampling = SamplingParams::new(sampling, self.tokenizer.vocab_len())?;
@@ -293,7 +305,16 @@ impl Shared {
             tokens_of(prompt.len()),
             (spec.output_max, spec.output_default),
         )?;
+        // Last: it takes the most work.
+        let constrained = match spec.constraint {
+            Some(constraint) => {
+                let constraints = self.constraints.as_ref().ok_or(ConstraintError::Off)?;
+                Some(constraints.begin_sequence(constraint)?)
+            }
+            None => None,
+        };
         Ok(GenerateRequest {
+            constrained,
             cache_root: self.cache_root(spec.cache_salt.as_deref()),
             priority: spec.priority,
             tenant: spec.tenant.map_or(0, |tenant| self.names.hash_one(tenant)),

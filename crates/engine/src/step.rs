@@ -13,7 +13,7 @@ use std::time::Instant;
 use kvist_base::{SeqId, Tokens};
 use kvist_device::{Device, KvCache};
 use kvist_model::{Model, ModelError};
-use kvist_sample::{SampleFault, Sampler};
+use kvist_sample::Sampler;
 use kvist_sched::{ChunkEnd, Scheduler, StepOutcome, StepPlan};
 use kvist_text::Tokenizer;
 
@@ -68,6 +68,7 @@ impl Core {
             self.settle_tier();
             return Ok(());
         }
+        self.prepare(&plan);
         let batch = self.batch.pack(&plan, &self.scheduler);
         if let Err(error) = self.model.forward(&mut *self.device, self.kv, &batch) {
             self.scheduler.abandon(plan);
@@ -87,12 +88,20 @@ impl Core {
         Ok(())
     }
 
-    /// Tokens for each chunk that reached the end of what is known; a numeric fault ends its own
-    /// sequence and no other.
+    /// Grammar masks of the rows to come are computed while the model runs.
+    fn prepare(&mut self, plan: &StepPlan) {
+        for chunk in plan.chunks().iter().filter(|chunk| chunk.wants_logits) {
+            let live = self.live.get_mut(&chunk.seq);
+            live.expect("a scheduled sequence is live").prepare();
+        }
+    }
+
+    /// Tokens for each chunk that reached the end of what is known; a fault of numbers or of a
+    /// grammar ends its own sequence and no other.
     fn sample(
         &mut self,
         plan: &StepPlan,
-    ) -> Result<(StepOutcome, BTreeMap<SeqId, SampleFault>), EngineFault> {
+    ) -> Result<(StepOutcome, BTreeMap<SeqId, EngineFault>), EngineFault> {
         let Self {
             scheduler,
             device,
@@ -137,7 +146,7 @@ impl Core {
         &mut self,
         plan: StepPlan,
         outcome: StepOutcome,
-        faults: &BTreeMap<SeqId, SampleFault>,
+        faults: &BTreeMap<SeqId, EngineFault>,
     ) {
         let now = Instant::now();
         let computed = plan.token_count();
@@ -170,7 +179,7 @@ impl Core {
             for end in &finished {
                 let live = live.remove(&end.id).expect("a finished sequence was live");
                 match faults.get(&end.id) {
-                    Some(fault) => live.fail(EngineFault::Numeric(*fault), metrics),
+                    Some(fault) => live.fail(fault.clone(), metrics),
                     None => live.finish(end, metrics),
                 }
             }

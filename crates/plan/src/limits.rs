@@ -45,6 +45,8 @@ pub struct Limits {
     pub draft_max: Tokens,
     /// A second, smaller model that drafts for the served one.
     pub draft_model: Option<Box<ModelShape>>,
+    /// Whether outputs may be put under a grammar: its tables take memory.
+    pub structured_outputs: bool,
     /// Tokens of a KV block.
     pub block_size: Tokens,
     /// How the KV cache stores a value.
@@ -69,6 +71,7 @@ impl Default for Limits {
             step_tokens_max: Tokens(512),
             draft_max: Tokens::ZERO,
             draft_model: None,
+            structured_outputs: false,
             block_size: Tokens(16),
             kv_dtype: KvDtype::default(),
             kv_cache: None,

@@ -30,6 +30,11 @@ const CLIENT_BYTES: u64 = 24 << 10;
 const CLIENTS_MIN: u64 = 256;
 /// Drafts are looked for no further back than this.
 const DRAFT_WINDOW_MAX: u32 = 1 << 15;
+/// A token in the tries that grammars are matched with: five tries or six hold most of the
+/// vocabulary, as bytes, nodes and offsets.
+const GRAMMAR_ENTRY_BYTES: u64 = 224;
+/// Compiled grammars that are kept.
+const GRAMMAR_CACHE_BYTES: u64 = 16 << 20;
 /// In the index drafts are looked for with, a token has a place in a chain, and the head of one.
 pub const DRAFT_TOKEN_BYTES: u64 = 8;
 /// Listener, runtime and metrics, whatever the load.
@@ -89,6 +94,8 @@ pub enum LineKind {
     DraftKv,
     /// Everything its steps compute, logits and tables included.
     DraftWork,
+    /// The vocabulary as grammars are matched with, and compiled grammars.
+    Grammars,
     /// Code and constants of the program, in the pages of its file.
     Program,
     /// What no line counts exactly.
@@ -97,7 +104,7 @@ pub enum LineKind {
 
 impl LineKind {
     /// Every kind, in the order reports use.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::WeightsResident,
         Self::WeightsMapped,
         Self::WeightsRing,
@@ -114,6 +121,7 @@ impl LineKind {
         Self::DraftWeights,
         Self::DraftKv,
         Self::DraftWork,
+        Self::Grammars,
         Self::Program,
         Self::Margin,
     ];
@@ -137,6 +145,7 @@ impl LineKind {
             Self::DraftWeights => "draft weights",
             Self::DraftKv => "draft kv pool",
             Self::DraftWork => "draft activations",
+            Self::Grammars => "grammars",
             Self::Program => "program",
             Self::Margin => "margin",
         }
@@ -288,7 +297,21 @@ pub(crate) fn work_lines(model: &ModelShape, limits: &Limits, resident: Bytes) -
     ];
     lines.extend(drafts_line(model, limits));
     lines.extend(draft_model_lines(model, limits));
+    lines.extend(grammars_line(model, limits));
     lines
+}
+
+/// What outputs under a grammar take; no line where there are none.
+fn grammars_line(model: &ModelShape, limits: &Limits) -> Option<PlanLine> {
+    let vocab = u64::from(model.vocab_len);
+    let bytes = Bytes(vocab * GRAMMAR_ENTRY_BYTES + GRAMMAR_CACHE_BYTES);
+    let note = format!(
+        "tries over {vocab} entries, {} kept",
+        Bytes(GRAMMAR_CACHE_BYTES)
+    );
+    limits
+        .structured_outputs
+        .then(|| PlanLine::new(LineKind::Grammars, "grammars", bytes, note))
 }
 
 /// What finding drafts takes; no line without speculation.

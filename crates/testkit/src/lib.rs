@@ -2,4 +2,5 @@
 //!
 //! For tests only: what cannot be read or written here panics with the reason.
 
+pub mod schema;
 pub mod tiny;
