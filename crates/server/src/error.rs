@@ -4,7 +4,10 @@ use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kvist_base::Bytes as Size;
-use kvist_engine::{BudgetError, EngineFault, FleetError, RequestError, ResetError, SubmitError};
+use kvist_engine::{
+    BudgetError, ConstraintError, EngineFault, FleetError, GrammarFault, RequestError, ResetError,
+    SubmitError,
+};
 use thiserror::Error;
 
 use crate::wire::error::{ErrorBody, ErrorDetail};
@@ -45,6 +48,15 @@ pub(crate) enum ApiError {
         field: &'static str,
         source: RequestError,
     },
+    /// What the output must look like is not valid, or beyond a limit.
+    #[error("{field}: {source}")]
+    Constraint {
+        field: &'static str,
+        source: ConstraintError,
+    },
+    /// The output cannot go on as the request demands. It may have begun.
+    #[error("the output cannot go on: {0}")]
+    OutputStuck(GrammarFault),
     /// One request asks for more sequences than the engine ever takes at once.
     #[error("this request asks for {given} outputs at once, but the engine takes {limit}")]
     TooManySequences { limit: usize, given: usize },
@@ -111,6 +123,13 @@ pub(crate) enum ApiError {
     EngineStopped,
 }
 
+/// What an endpoint, and a request, call the parts of a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FieldNames {
+    pub(crate) prompt: &'static str,
+    pub(crate) constraint: &'static str,
+}
+
 /// The fixed part of an error: what it is, apart from its message.
 struct Kind {
     status: StatusCode,
@@ -141,6 +160,8 @@ impl ApiError {
             Self::OutOfRange { .. } | Self::Conflict { .. } | Self::TooManySequences { .. } => {
                 kind(S::BAD_REQUEST, INVALID, "invalid_value")
             }
+            Self::Constraint { .. } => kind(S::BAD_REQUEST, INVALID, "invalid_value"),
+            Self::OutputStuck(_) => kind(S::BAD_REQUEST, INVALID, "constraint_failed"),
             Self::Unsupported { .. } => kind(S::BAD_REQUEST, INVALID, "unsupported_parameter"),
             Self::Refused { source, .. } => kind(S::BAD_REQUEST, INVALID, refusal_code(source)),
             Self::Unauthorized => kind(S::UNAUTHORIZED, "authentication_error", "invalid_api_key"),
@@ -189,6 +210,7 @@ impl ApiError {
             Self::OutOfRange { field, .. } | Self::Unsupported { field, .. } => Some(field.clone()),
             Self::Missing { field, .. }
             | Self::Conflict { field, .. }
+            | Self::Constraint { field, .. }
             | Self::Refused { field, .. } => Some((*field).to_owned()),
             Self::TooManySequences { .. } => Some("n".to_owned()),
             Self::UnknownModel { .. } | Self::NoRoom(_) | Self::NotLoaded { .. } => {
@@ -212,15 +234,15 @@ impl ApiError {
     }
 
     /// A request the engine did not take. `sequences` is how many the client asked for at once.
-    pub(crate) fn refused(
-        error: SubmitError,
-        prompt_field: &'static str,
-        sequences: usize,
-    ) -> Self {
+    pub(crate) fn refused(error: SubmitError, fields: FieldNames, sequences: usize) -> Self {
         match error {
+            SubmitError::Invalid(RequestError::Constraint(source)) => Self::Constraint {
+                field: fields.constraint,
+                source,
+            },
             SubmitError::Invalid(source) => {
                 let field = match source.field() {
-                    "prompt" => prompt_field,
+                    "prompt" => fields.prompt,
                     other => other,
                 };
                 Self::Refused { field, source }
@@ -246,6 +268,9 @@ impl ApiError {
     /// A request the engine took and could not finish. The fault goes to the log; the client gets
     /// an id.
     pub(crate) fn failed(id: &str, fault: Option<&EngineFault>) -> Self {
+        if let Some(EngineFault::Grammar(fault)) = fault {
+            return Self::OutputStuck(fault.clone());
+        }
         match fault {
             Some(fault) => tracing::error!(id, %fault, "request failed"),
             None => tracing::error!(id, "the engine went away before the request ended"),

@@ -5,14 +5,14 @@ use kvist_engine::{
     TokenLogprobs,
 };
 
-use crate::error::ApiError;
+use crate::error::{ApiError, FieldNames};
 use crate::models::Served;
 use crate::state::App;
 use crate::validate::Call;
 use crate::wire::common::{PromptTokensDetails, Usage};
 
 /// Prompts up to this many bytes are tokenised where they are: it takes less time than a thread
-/// switch is worth.
+/// switch is worth. A constraint may have to be compiled, which takes longer.
 const INLINE_BYTES_MAX: usize = 16 << 10;
 
 /// Submits every alternative of every prompt, in order: `prompt * choices + choice`.
@@ -25,8 +25,14 @@ pub(crate) async fn submit(
     prompt_field: &'static str,
 ) -> Result<Vec<RequestHandle>, ApiError> {
     let sequences = call.prompts.len() * call.choices;
+    let constraint = call.settings.constraint.as_ref();
+    let fields = FieldNames {
+        prompt: prompt_field,
+        constraint: constraint.map_or("constraint", |asked| asked.field),
+    };
     let prompt_bytes: usize = call.prompts.iter().map(prompt_bytes).sum();
-    let submitted = if prompt_bytes * call.choices <= INLINE_BYTES_MAX {
+    let is_quick = constraint.is_none() && prompt_bytes * call.choices <= INLINE_BYTES_MAX;
+    let submitted = if is_quick {
         submit_all(&served.engine, call)
     } else {
         let engine = served.engine.clone();
@@ -44,7 +50,7 @@ pub(crate) async fn submit(
             }
         }
     };
-    submitted.map_err(|error| ApiError::refused(error, prompt_field, sequences))
+    submitted.map_err(|error| ApiError::refused(error, fields, sequences))
 }
 
 fn submit_all(engine: &EngineHandle, call: Call) -> Result<Vec<RequestHandle>, SubmitError> {

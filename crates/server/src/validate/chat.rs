@@ -21,7 +21,7 @@ pub(crate) fn chat(
 ) -> Result<Call, ApiError> {
     let ignored = refuse_unsupported(&received, unsupported::CHAT)?;
     let mut body = received.body;
-    let mut settings = settings(&body.generation, around)?;
+    let mut settings = settings(&mut body.generation, around)?;
     if let Some(Integer(given)) = body.max_completion_tokens {
         let asked = output_max("max_completion_tokens", given)?;
         if settings.output_max.is_some_and(|older| older != asked) {

@@ -22,8 +22,8 @@ pub(crate) fn completion(
     around: Circumstances<'_>,
 ) -> Result<Call, ApiError> {
     let ignored = refuse_unsupported(&received, unsupported::COMPLETION)?;
-    let body = received.body;
-    let mut settings = settings(&body.generation, around)?;
+    let mut body = received.body;
+    let mut settings = settings(&mut body.generation, around)?;
     if settings.output_default.is_none() {
         settings.output_max.get_or_insert(OUTPUT_MAX_DEFAULT);
     }

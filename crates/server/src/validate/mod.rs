@@ -5,6 +5,7 @@
 
 mod chat;
 mod completion;
+mod constraint;
 mod memory;
 mod settings;
 mod unsupported;

@@ -3,6 +3,7 @@
 use kvist_base::{TokenId, Tokens, mix64};
 use kvist_engine::{EndTokens, GenerateSpec, Prompt, SamplingSpec, SpecialTokens};
 
+use super::constraint::{Asked, constraint};
 use super::{Circumstances, Delivery, StreamUsage, bounded, out_of_range};
 use crate::config::FairShare;
 use crate::error::ApiError;
@@ -22,6 +23,7 @@ pub(crate) struct Settings {
     pub(crate) output_max: Option<Tokens>,
     /// Instead of it where it is `None`; less where there is less room.
     pub(crate) output_default: Option<Tokens>,
+    pub(crate) constraint: Option<Asked>,
     pub(crate) end_tokens: EndTokens,
     pub(crate) special_tokens: SpecialTokens,
     pub(crate) cache_salt: Option<String>,
@@ -44,6 +46,10 @@ impl Settings {
             stop_tokens: self.stop_tokens.clone(),
             output_max: self.output_max,
             output_default: self.output_default,
+            constraint: self
+                .constraint
+                .as_ref()
+                .map(|asked| asked.constraint.clone()),
             end_tokens: self.end_tokens,
             special_tokens: self.special_tokens,
             cache_salt: self.cache_salt.clone(),
@@ -56,7 +62,7 @@ impl Settings {
 /// Everything in `fields` but `model`, `n` and the stream; log-probabilities are each endpoint's
 /// own.
 pub(super) fn settings(
-    fields: &GenerationFields,
+    fields: &mut GenerationFields,
     around: Circumstances<'_>,
 ) -> Result<Settings, ApiError> {
     let output_max = match fields.max_tokens {
@@ -72,6 +78,7 @@ pub(super) fn settings(
         },
         output_max,
         output_default: around.output_default,
+        constraint: constraint(fields)?,
         end_tokens: match fields.ignore_eos {
             Some(true) => EndTokens::Ignore,
             Some(false) | None => EndTokens::Stop,

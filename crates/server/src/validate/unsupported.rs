@@ -49,10 +49,7 @@ const GENERATION: &[Refusal] = &[
     refusal("bad_words", empty),
     refusal("best_of", |value| is_number(value, 1.0)),
     refusal("grammar", empty),
-    refusal("guided_choice", empty),
-    refusal("guided_grammar", empty),
-    refusal("guided_json", empty),
-    refusal("guided_regex", empty),
+    refusal("guided_whitespace_pattern", empty),
     refusal("include_stop_str_in_output", is_false),
     refusal("json_schema", empty),
     refusal("length_penalty", |value| is_number(value, 1.0)),
@@ -60,18 +57,12 @@ const GENERATION: &[Refusal] = &[
     refusal("mirostat", |value| is_number(value, 0.0)),
     refusal("prompt_logprobs", |_| false),
     refusal("repetition_detection", empty),
-    hinted(
-        "response_format",
-        is_text_format,
-        "; only {\"type\": \"text\"} is",
-    ),
     refusal("return_token_ids", is_false),
     refusal("return_tokens_as_token_ids", is_false),
     refusal("spaces_between_special_tokens", |value| {
         value == &Value::Bool(true)
     }),
     refusal("store", is_false),
-    refusal("structured_outputs", empty),
     refusal("thinking_token_budget", |_| false),
     refusal("truncate_prompt_tokens", |value| is_number(value, -1.0)),
     refusal("typical_p", |value| is_number(value, 1.0)),
@@ -134,10 +125,6 @@ fn is_number(value: &Value, neutral: f64) -> bool {
 /// Without tools, `auto` chooses none.
 fn is_no_choice(value: &Value) -> bool {
     value == "none" || value == "auto"
-}
-
-fn is_text_format(value: &Value) -> bool {
-    value.get("type").is_some_and(|kind| kind == "text")
 }
 
 /// Refuses what `received` asks for and we cannot do; returns the names of what does nothing.

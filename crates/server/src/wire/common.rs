@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use super::constraint::{Choices, JsonText, ResponseFormat, StructuredOutputs};
 use super::read::{List, ReadError, Reader, WireValue, plain_values, wire_object};
 
 /// Items a list of scalars may have before it is refused unread.
@@ -38,6 +39,12 @@ wire_object! {
         cache_salt: String,
         priority: Integer,
         user: String,
+        response_format: ResponseFormat,
+        structured_outputs: StructuredOutputs,
+        guided_json: JsonText,
+        guided_regex: String,
+        guided_choice: Choices,
+        guided_grammar: String,
     }
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod completion;
+pub(crate) mod constraint;
 pub(crate) mod error;
 pub(crate) mod memory;
 pub(crate) mod models;

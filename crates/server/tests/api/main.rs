@@ -11,4 +11,5 @@ mod operations;
 mod refusals;
 mod sampling;
 mod streams;
+mod structured;
 mod support;

@@ -456,11 +456,6 @@ async fn what_we_cannot_do_is_refused_by_name() {
             json!({"type": "function", "function": {"name": "f"}}),
         ),
         ("functions", json!([{"name": "f"}])),
-        ("response_format", json!({"type": "json_object"})),
-        (
-            "response_format",
-            json!({"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
-        ),
         ("audio", json!({"voice": "alloy"})),
         ("modalities", json!(["text", "audio"])),
         ("prediction", json!({"type": "content", "content": "x"})),
@@ -472,13 +467,12 @@ async fn what_we_cannot_do_is_refused_by_name() {
         ("store", json!(true)),
         ("best_of", json!(2)),
         ("use_beam_search", json!(true)),
-        ("guided_json", json!({"type": "object"})),
-        ("structured_outputs", json!({"regex": "a+"})),
+        ("guided_whitespace_pattern", json!(" *")),
         ("bad_words", json!(["x"])),
         ("allowed_token_ids", json!([1])),
         ("prompt_logprobs", json!(1)),
         ("include_stop_str_in_output", json!(true)),
-        ("guided_json", json!({"x": "y".repeat(1000)})),
+        ("documents", json!([{"x": "y".repeat(1000)}])),
     ] {
         let body = with(&chat(), json!({field: value}));
         let message = refused(&server, CHAT, &body, ("unsupported_parameter", Some(field))).await;
