@@ -19,7 +19,10 @@ pub(crate) fn run(args: &PlanArgs, environment: &Environment) -> Result<Exit, Cl
     let path = model_ref::resolve(&args.model, environment)?;
     let machine = session::machine()?;
     let options = EngineOptions {
-        limits: args.memory.limits(&args.batch, &machine)?,
+        limits: Limits {
+            structured_outputs: args.structured.is_on(),
+            ..args.memory.limits(&args.batch, &machine)?
+        },
         speculation: args.speculation.speculation(),
         draft: args.speculation.draft(args.model.network, environment)?,
         ..EngineOptions::default()

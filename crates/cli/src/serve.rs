@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process;
 use std::time::{Instant, SystemTime};
 
-use kvist_engine::plan::Machine;
+use kvist_engine::plan::{Limits, Machine};
 use kvist_engine::{
     Cores, Engine, EngineHandle, EngineOptions, Fleet, FleetModel, ShutdownReport, plan_file,
 };
@@ -82,7 +82,10 @@ impl Backend {
             say(&format!("note: {cores}"));
         }
         let options = EngineOptions {
-            limits: args.memory.limits(&args.batch, &machine)?,
+            limits: Limits {
+                structured_outputs: args.structured.is_on(),
+                ..args.memory.limits(&args.batch, &machine)?
+            },
             waiting_max: args.max_waiting,
             prefix_caching: args.prefix_caching.is_on(),
             kv_idle_release: args.kv_idle_release.time(),

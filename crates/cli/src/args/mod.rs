@@ -10,6 +10,7 @@ mod perplexity;
 mod sampling;
 mod serve;
 mod speculation;
+mod structured;
 mod tier;
 mod tokens;
 mod what_if;
@@ -32,6 +33,7 @@ pub use perplexity::PerplexityArgs;
 pub use sampling::SamplingArgs;
 pub use serve::{AdmissionArg, FairShareArg, PrefixCaching, ServeArgs};
 pub use speculation::{SpeculationArgs, SpeculativeArg, SpeculativeConfig};
+pub use structured::StructuredArgs;
 pub use tier::DirSize;
 pub use tokens::{ContextLen, parse_tokens};
 pub use what_if::{Scheme, WhatIfArgs};
@@ -270,6 +272,9 @@ pub struct PlanArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub speculation: SpeculationArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub structured: StructuredArgs,
 }
 
 /// Show what a model file holds.

@@ -6,7 +6,7 @@ use kvist_engine::{Admission, Fairness, TierOptions};
 use kvist_server::FairShare;
 
 use super::{
-    After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, MemoryArgs, NetworkArgs, SpeculationArgs,
+    After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, MemoryArgs, NetworkArgs, SpeculationArgs, StructuredArgs,
     model_help, parse_tokens,
 };
 
@@ -54,6 +54,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub speculation: SpeculationArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub structured: StructuredArgs,
     /// Most requests that wait for their turn; more are answered with 429.
     #[arg(
         long,

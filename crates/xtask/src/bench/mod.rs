@@ -5,6 +5,7 @@
 //! process through `/proc`, and prints what it found beside what was promised. A promise that was
 //! not kept is a failure of the command.
 
+mod grammar;
 mod growth;
 mod load;
 mod memory;
@@ -59,6 +60,8 @@ enum Subject {
     Quants(quants::Arguments),
     /// Decoding with speculation beside decoding without
     Speculation(speculation::Arguments),
+    /// Outputs under JSON schemas: their form, and the time of masks
+    Grammar(grammar::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -166,6 +169,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
             let report = speculation::measure(&release_binary()?, arguments)?;
             publish_all(vec![report])
         }
+        Subject::Grammar(arguments) => publish_all(vec![grammar::measure(arguments)?]),
         Subject::Quants(arguments) => publish_all(quants::measure(arguments)?),
     }
 }

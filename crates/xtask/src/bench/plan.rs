@@ -43,7 +43,7 @@ pub fn measure(binary: &Path, arguments: &Arguments) -> Measured {
     report.setup(
         "own: PSS less clean pages of files, the most of samples 50 ms apart, loading included",
     );
-    report.setup("planned: the plan's sum less lines that are in the model file's pages; without speculation");
+    report.setup("planned: the plan's sum less lines that are in the model file's pages; without speculation and structured outputs");
     let mut table = Table::new([
         "model",
         "budget",
@@ -85,6 +85,8 @@ fn launch<'a>(binary: &'a Path, model: &'a Path, budget: u64) -> Launch<'a> {
             // Indices of drafts fill with what texts repeat, and these repeat nothing.
             "--speculative",
             "off",
+            // Nor does anybody ask for a form.
+            "--no-structured-outputs",
         ],
     )
 }
