@@ -67,6 +67,7 @@ impl TokenSet {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // test vocabularies are small
 mod tests {
     use super::*;
 

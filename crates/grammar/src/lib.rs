@@ -7,7 +7,7 @@
 //! | a constraint, compiled for it and shared by requests | [`Grammar`], kept in a [`Cache`] |
 //! | where one sequence is in it | [`GrammarState`] |
 //!
-//! Parsing and masks are llguidance's; see ADR 0013 for why, and for what is bounded how. A state is
+//! Parsing and masks are llguidance's; see ADR 0015 for why, and for what is bounded how. A state is
 //! a function of the constraint and of the tokens it was advanced by: states share nothing that
 //! one of them changes, so neither neighbours nor earlier requests can move a limit for it.
 

@@ -22,13 +22,17 @@ pub enum Progress {
 
 /// The state of one output. Changed by [`advance`](Self::advance) alone.
 pub struct GrammarState {
-    matcher: Matcher,
+    /// Behind a pointer: it moves between threads with each token.
+    matcher: Box<Matcher>,
     vocab_len: usize,
 }
 
 impl GrammarState {
     pub(crate) fn new(matcher: Matcher, vocab_len: usize) -> Self {
-        Self { matcher, vocab_len }
+        Self {
+            matcher: Box::new(matcher),
+            vocab_len,
+        }
     }
 
     /// The tokens that may come next: never an empty set. End tokens are among them where the

@@ -41,7 +41,11 @@ fn tagged(alternatives: usize, begin: &str, schema: &str) -> Constraint {
 fn compile(constraint: Constraint) -> Result<Grammar, ConstraintError> {
     let work = move || compiler().compile(&constraint);
     let thread = thread::Builder::new().stack_size(64 << 20);
-    thread.spawn(work).expect("a thread").join().expect("no panic")
+    thread
+        .spawn(work)
+        .expect("a thread")
+        .join()
+        .expect("no panic")
 }
 
 /// Levels of lists in a schema that means nothing by them.
@@ -73,7 +77,9 @@ fn each_bound_has_its_two_sides() {
             lark(format!("start: \"a\"\n#{}", "x".repeat(len - 12)))
         }),
         (LARK_RULES_MAX, &rules),
-        (ALTERNATIVES_MAX, &|count| tagged(count, "a", "{\"const\":1}")),
+        (ALTERNATIVES_MAX, &|count| {
+            tagged(count, "a", "{\"const\":1}")
+        }),
         (TAGGED_BYTES_MAX, &|len| {
             let schema = format!("{{\"description\":\"{}\"}}", "x".repeat(60_000 - 18));
             tagged(4, &"b".repeat(len / 4 - 60_000), &schema).with_rest(len % 4)
@@ -84,7 +90,9 @@ fn each_bound_has_its_two_sides() {
             panic!("{limit}: {error}");
         }
         match refusal(&compiler, &constraint(limit + 1)) {
-            ConstraintError::TooLarge { limit: told, given, .. } => {
+            ConstraintError::TooLarge {
+                limit: told, given, ..
+            } => {
                 assert_eq!((told, given), (limit, limit + 1));
             }
             other => panic!("{limit}: {other}"),
@@ -116,10 +124,16 @@ fn what_is_empty_is_refused() {
         (regex(""), "the regular expression"),
         (lark(" \n"), "the grammar"),
         (Constraint::Choice(vec![]), "the list of choices"),
-        (Constraint::Choice(vec!["a".into(), String::new()]), "each choice"),
+        (
+            Constraint::Choice(vec!["a".into(), String::new()]),
+            "each choice",
+        ),
         (tagged(0, "", ""), "the list of alternatives"),
     ] {
-        assert_eq!(refusal(&compiler, &constraint), ConstraintError::Empty { what });
+        assert_eq!(
+            refusal(&compiler, &constraint),
+            ConstraintError::Empty { what }
+        );
     }
 }
 
@@ -171,15 +185,24 @@ fn hostile_constraints_come_to_an_end() {
         regex("[a-z]{1000}".repeat(300)),
         schema(r##"{"allOf":[{"$ref":"#"}]}"##),
         schema(r##"{"$ref":"#"}"##),
-        schema(r##"{"$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}},"$ref":"#/$defs/a"}"##),
+        schema(
+            r##"{"$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}},"$ref":"#/$defs/a"}"##,
+        ),
         schema(r##"{"anyOf":[{"$ref":"#"},{"type":"array","items":{"$ref":"#"}}]}"##),
         schema(r#"{"type":"array","minItems":1000000000,"items":{}}"#),
         schema(r#"{"type":"string","minLength":1000000,"maxLength":2000000}"#),
-        schema(format!(r#"{{"allOf":[{}]}}"#, vec![r#"{"anyOf":[{"type":"object"},{"type":"array"}]}"#; 400].join(","))),
+        schema(format!(
+            r#"{{"allOf":[{}]}}"#,
+            vec![r#"{"anyOf":[{"type":"object"},{"type":"array"}]}"#; 400].join(",")
+        )),
         lark("start: start start | \"a\""),
         lark("start: a\na: b\nb: a"),
         lark(format!("start: r0\n{chain}r900: \"a\"")),
-        lark(format!("start: {}\"a\"{}", "(".repeat(5000), ")".repeat(5000))),
+        lark(format!(
+            "start: {}\"a\"{}",
+            "(".repeat(5000),
+            ")".repeat(5000)
+        )),
         lark("start: \"a\"~1..1000000000"),
     ];
     for constraint in hostile {
@@ -219,7 +242,10 @@ fn a_vocabulary_that_cannot_spell_the_output_is_a_fault_where_it_shows() {
     let reason = "no token of the vocabulary continues the output as its grammar demands";
     assert_eq!(
         refusal(&compiler, &regex("za")),
-        ConstraintError::Invalid { what: "regular expression", reason: reason.to_owned() }
+        ConstraintError::Invalid {
+            what: "regular expression",
+            reason: reason.to_owned()
+        }
     );
     let grammar = compiler.compile(&regex("az")).expect("it begins well");
     let mut state = grammar.begin();
@@ -230,7 +256,9 @@ fn a_vocabulary_that_cannot_spell_the_output_is_a_fault_where_it_shows() {
 
 #[test]
 fn a_vocabulary_without_end_tokens_ends_where_nothing_can_follow() {
-    let tokens = (0..=255).map(|byte| (vec![byte], TokenRole::Text)).collect();
+    let tokens = (0..=255)
+        .map(|byte| (vec![byte], TokenRole::Text))
+        .collect();
     let compiler = compiler_of(tokens);
     let grammar = compiler.compile(&regex("aa?")).expect("valid");
     let mut state = grammar.begin();
@@ -262,8 +290,14 @@ fn grammar_of(compiler: &Compiler, text: &str) -> (Constraint, Arc<Grammar>) {
 #[test]
 fn a_cache_keeps_what_was_used_last_and_stays_within_its_bytes() {
     let compiler = compiler();
-    let all: Vec<_> = ["a", "b", "c", "d"].map(|text| grammar_of(&compiler, text)).into();
-    let each = all.iter().map(|(_, grammar)| grammar.bytes() + 1).max().expect("four");
+    let all: Vec<_> = ["a", "b", "c", "d"]
+        .map(|text| grammar_of(&compiler, text))
+        .into();
+    let each = all
+        .iter()
+        .map(|(_, grammar)| grammar.bytes() + 1)
+        .max()
+        .expect("four");
     let mut cache = Cache::new(3 * each);
     for (constraint, grammar) in &all[..3] {
         cache.insert(constraint.clone(), Arc::clone(grammar));
@@ -271,7 +305,10 @@ fn a_cache_keeps_what_was_used_last_and_stays_within_its_bytes() {
     assert!(cache.get(&all[0].0).is_some());
     cache.insert(all[3].0.clone(), Arc::clone(&all[3].1));
     assert!(cache.bytes() <= 3 * each);
-    let kept: Vec<bool> = all.iter().map(|(key, _)| cache.get(key).is_some()).collect();
+    let kept: Vec<bool> = all
+        .iter()
+        .map(|(key, _)| cache.get(key).is_some())
+        .collect();
     assert_eq!(kept, [true, false, true, true]);
     // One that is larger than all the room there is changes nothing.
     let mut small = Cache::new(each / 2);

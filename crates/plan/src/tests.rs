@@ -504,6 +504,7 @@ fn random_inputs(seed: u64) -> (ModelShape, Machine, Limits) {
         step_tokens_max: Tokens(small(4096)),
         draft_max: Tokens::ZERO,
         draft_model: None,
+        structured_outputs: small(2) == 1,
         block_size: Tokens(small(64)),
         kv_dtype: if small(2) == 1 {
             KvDtype::F16
@@ -873,4 +874,20 @@ fn speculation_is_an_index_for_each_sequence_that_can_have_a_draft_and_rows_for_
     };
     assert_eq!(bytes(&alone, "drafts"), Some(1024 * 8));
     assert_eq!(bytes(&alone, "logits"), Some(17 * 152_064 * 4));
+}
+
+#[test]
+fn grammars_are_tries_over_the_vocabulary_where_there_are_structured_outputs() {
+    let bytes = |structured_outputs: bool| {
+        let limits = Limits {
+            structured_outputs,
+            ..absolute(gib(8))
+        };
+        let plan = plan(&seven_b(), &machine(24), &limits).unwrap();
+        let mut lines = plan.lines.iter();
+        let line = lines.find(|line| line.kind == LineKind::Grammars);
+        line.map(|line| line.bytes.0)
+    };
+    assert_eq!(bytes(false), None);
+    assert_eq!(bytes(true), Some(152_064 * 224 + (16 << 20)));
 }

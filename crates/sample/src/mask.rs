@@ -52,6 +52,7 @@ pub(crate) fn has_others(allowed: &TokenSet, tokens: &[TokenId]) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation)] // test vocabularies are small
 mod tests {
     use super::*;
     use kvist_base::mix64;

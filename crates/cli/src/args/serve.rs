@@ -6,8 +6,8 @@ use kvist_engine::{Admission, Fairness, TierOptions};
 use kvist_server::FairShare;
 
 use super::{
-    After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, MemoryArgs, NetworkArgs, SpeculationArgs, StructuredArgs,
-    model_help, parse_tokens,
+    After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, MemoryArgs, NetworkArgs, SpeculationArgs,
+    StructuredArgs, model_help, parse_tokens,
 };
 
 /// Serve one or more models over the OpenAI API.

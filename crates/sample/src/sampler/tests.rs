@@ -455,6 +455,89 @@ fn scratch_is_allocated_once() {
     );
 }
 
+fn set(vocab_len: usize, ids: &[u32]) -> TokenSet {
+    let mut set = TokenSet::empty(vocab_len);
+    for &id in ids {
+        set.insert(TokenId(id));
+    }
+    set
+}
+
+#[test]
+fn only_allowed_tokens_are_drawn_and_among_them_as_if_there_were_no_others() {
+    let row = noise(100, 7);
+    let allowed = set(100, &[0, 31, 32, 63, 64, 99]);
+    let mut alone = vec![f32::NEG_INFINITY; 100];
+    for id in [0, 31, 32, 63, 64, 99] {
+        alone[id] = row[id];
+    }
+    type Edit = fn(&mut SamplingSpec);
+    let edits: [Edit; 5] = [
+        |_| (),
+        |s| s.temperature = 0.0,
+        |s| (s.top_k, s.top_p) = (4, 0.9),
+        |s| s.logit_bias = vec![(TokenId(5), 100.0), (TokenId(99), 3.0)],
+        |s| (s.repetition_penalty, s.frequency_penalty) = (1.3, -2.0),
+    ];
+    for edit in edits {
+        let params = params(100, edit);
+        let mut sampler = Sampler::new(100);
+        let (mut state, mut twin) = (fresh(), fresh());
+        for _ in 0..60 {
+            let drawn = sampler
+                .draw_among(&row, Some(&allowed), &params, &mut state)
+                .unwrap();
+            let expected = sampler.draw(&alone, &params, &mut twin).unwrap();
+            assert!(allowed.contains(drawn.token), "{:?}", drawn.token);
+            assert_eq!(drawn.token, expected.token);
+        }
+    }
+}
+
+#[test]
+fn logprobs_are_those_before_the_mask() {
+    let row = noise(50, 3);
+    let params = params(50, |s| (s.temperature, s.logprobs) = (0.0, Some(3)));
+    let mut sampler = Sampler::new(50);
+    let free = sampler.draw(&row, &params, &mut fresh()).unwrap();
+    let last = set(50, &[49]);
+    let bound = sampler.draw_among(&row, Some(&last), &params, &mut fresh());
+    let bound = bound.unwrap();
+    assert_eq!(bound.token, TokenId(49));
+    assert_eq!(bound.top[..3], free.top[..3]);
+    assert_eq!(bound.top.last().unwrap().token, TokenId(49));
+}
+
+#[test]
+fn a_set_that_leaves_nothing_is_a_fault() {
+    let row = [0.0, f32::NEG_INFINITY, 1.0];
+    let mut state = fresh();
+    let mut sampler = Sampler::new(3);
+    for ids in [&[][..], &[1]] {
+        let allowed = set(3, ids);
+        let drawn = sampler.draw_among(&row, Some(&allowed), &params(3, |_| ()), &mut state);
+        assert_eq!(drawn, Err(SampleFault::NothingAllowed));
+    }
+    assert_eq!(state.output_count(), 0);
+}
+
+#[test]
+fn min_tokens_does_not_make_a_grammar_go_on_that_is_at_its_end() {
+    let row = [0.0, 1.0, 2.0];
+    let params = params(3, |s| {
+        (s.temperature, s.min_tokens) = (0.0, 5);
+        s.end_tokens = vec![TokenId(2)];
+    });
+    let mut sampler = Sampler::new(3);
+    let mut among = |ids: &[u32]| {
+        let allowed = set(3, ids);
+        let drawn = sampler.draw_among(&row, Some(&allowed), &params, &mut fresh());
+        drawn.unwrap().token.0
+    };
+    assert_eq!(among(&[0, 2]), 0);
+    assert_eq!(among(&[2]), 2);
+}
+
 #[test]
 fn a_guess_is_what_the_same_row_gives_when_its_turn_comes() {
     let row = noise(300, 11);

@@ -33,7 +33,8 @@ fn schema() -> Value {
 }
 
 fn is_of_schema(text: &str) -> bool {
-    let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text:?}"));
+    let value: Value =
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text:?}"));
     value["ok"].is_boolean() && value.as_object().is_some_and(|object| object.len() == 1)
 }
 
@@ -46,14 +47,26 @@ fn spellings() -> Vec<(Value, fn(&str) -> bool)> {
     let named = json!({"name": "answer", "strict": true, "description": "x", "schema": schema()});
     let grammar = "start: \"yes\" | \"no\"\n";
     vec![
-        (json!({"response_format": {"type": "json_schema", "json_schema": named}}), is_of_schema),
-        (json!({"structured_outputs": {"json": schema()}}), is_of_schema),
-        (json!({"structured_outputs": {"json": schema().to_string()}}), is_of_schema),
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": named}}),
+            is_of_schema,
+        ),
+        (
+            json!({"structured_outputs": {"json": schema()}}),
+            is_of_schema,
+        ),
+        (
+            json!({"structured_outputs": {"json": schema().to_string()}}),
+            is_of_schema,
+        ),
         (json!({"guided_json": schema()}), is_of_schema),
         (json!({"guided_json": schema().to_string()}), is_of_schema),
         (json!({"structured_outputs": {"regex": "yes|no"}}), is_word),
         (json!({"guided_regex": "yes|no"}), is_word),
-        (json!({"structured_outputs": {"choice": ["yes", "no"]}}), is_word),
+        (
+            json!({"structured_outputs": {"choice": ["yes", "no"]}}),
+            is_word,
+        ),
         (json!({"guided_choice": ["yes", "no"]}), is_word),
         (json!({"structured_outputs": {"grammar": grammar}}), is_word),
         (json!({"guided_grammar": grammar}), is_word),
@@ -65,12 +78,17 @@ async fn every_spelling_is_heard_on_both_endpoints() {
     let server = server();
     for (asked, holds) in spellings() {
         let reply = server.post(CHAT, &with(&chat(), asked.clone())).await;
-        assert!(!reply.headers.contains_key("x-kvist-ignored-fields"), "{asked}");
+        assert!(
+            !reply.headers.contains_key("x-kvist-ignored-fields"),
+            "{asked}"
+        );
         let choice = &reply.json()["choices"][0];
         let text = choice["message"]["content"].as_str().unwrap();
         assert!(holds(text), "{asked}: {text:?}");
         assert_eq!(choice["finish_reason"], "stop");
-        let answer = server.ask(COMPLETIONS, &with(&completion(), asked.clone())).await;
+        let answer = server
+            .ask(COMPLETIONS, &with(&completion(), asked.clone()))
+            .await;
         let text = answer["choices"][0]["text"].as_str().unwrap();
         assert!(holds(text), "{asked}: {text:?}");
     }
@@ -90,7 +108,10 @@ async fn a_stream_says_the_same_as_the_whole() {
         let text: String = pieces.collect();
         assert!(holds(&text), "{asked}: {text:?}");
         assert_eq!(text, whole, "{asked}");
-        assert_eq!(events.last().unwrap()["choices"][0]["finish_reason"], "stop");
+        assert_eq!(
+            events.last().unwrap()["choices"][0]["finish_reason"],
+            "stop"
+        );
     }
 }
 
@@ -135,9 +156,15 @@ async fn all_alternatives_are_of_the_form() {
         .collect();
     assert_eq!(texts.len(), 4);
     for text in &texts {
-        assert!(text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_lowercase()), "{text:?}");
+        assert!(
+            text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_lowercase()),
+            "{text:?}"
+        );
     }
-    assert!(texts.iter().any(|text| *text != texts[0]), "they are drawn each by itself");
+    assert!(
+        texts.iter().any(|text| *text != texts[0]),
+        "they are drawn each by itself"
+    );
 }
 
 #[tokio::test]
@@ -150,16 +177,21 @@ async fn what_asks_for_nothing_is_taken() {
         json!({"structured_outputs": {"json_object": false, "disable_any_whitespace": false}}),
         json!({"guided_choice": [], "guided_regex": "", "guided_grammar": ""}),
     ] {
-        let free = server.ask(CHAT, &with(&chat(), json!({"max_tokens": 9}))).await;
-        let same = server.ask(CHAT, &with(&with(&chat(), json!({"max_tokens": 9})), asked)).await;
+        let free = server
+            .ask(CHAT, &with(&chat(), json!({"max_tokens": 9})))
+            .await;
+        let same = server
+            .ask(CHAT, &with(&with(&chat(), json!({"max_tokens": 9})), asked))
+            .await;
         assert_eq!(free["choices"], same["choices"]);
     }
 }
 
 async fn refused(server: &Server, asked: Value) -> (String, Option<String>, String) {
-    let reply = server.post(CHAT, &with(&chat(), asked.clone())).await;
+    let what = asked.to_string();
+    let reply = server.post(CHAT, &with(&chat(), asked)).await;
     let (status, kind, code, param) = reply.error();
-    assert_eq!((status, &*kind), (400, "invalid_request_error"), "{asked}");
+    assert_eq!((status, &*kind), (400, "invalid_request_error"), "{what}");
     (code, param, reply.message())
 }
 
@@ -219,14 +251,33 @@ async fn what_is_not_valid_is_refused_at_the_door() {
         (json!({"guided_regex": "a(?=b)"}), "guided_regex"),
         (json!({"guided_json": "{"}), "guided_json"),
         (json!({"guided_json": {"type": "nothing"}}), "guided_json"),
-        (json!({"guided_json": {"type": "object", "unheardOf": 1, "if": {}}}), "guided_json"),
-        (json!({"guided_json": {"$ref": "#/$defs/missing"}}), "guided_json"),
-        (json!({"guided_json": {"$ref": "https://example.com/x.json"}}), "guided_json"),
-        (json!({"guided_grammar": "root ::= \"a\""}), "guided_grammar"),
-        (json!({"guided_grammar": "start: missing"}), "guided_grammar"),
+        (
+            json!({"guided_json": {"type": "object", "unheardOf": 1, "if": {}}}),
+            "guided_json",
+        ),
+        (
+            json!({"guided_json": {"$ref": "#/$defs/missing"}}),
+            "guided_json",
+        ),
+        (
+            json!({"guided_json": {"$ref": "https://example.com/x.json"}}),
+            "guided_json",
+        ),
+        (
+            json!({"guided_grammar": "root ::= \"a\""}),
+            "guided_grammar",
+        ),
+        (
+            json!({"guided_grammar": "start: missing"}),
+            "guided_grammar",
+        ),
     ] {
         let (code, param, message) = refused(&server, asked.clone()).await;
-        assert_eq!((&*code, param.as_deref()), ("invalid_value", Some(field)), "{asked}");
+        assert_eq!(
+            (&*code, param.as_deref()),
+            ("invalid_value", Some(field)),
+            "{asked}"
+        );
         assert!(message.starts_with(&format!("{field}: the ")), "{message}");
         assert!(message.contains("cannot be used: "), "{message}");
         assert!(!message.contains('\n'), "{message}");
@@ -262,11 +313,23 @@ async fn what_is_not_valid_is_refused_at_the_door() {
             "unsupported_parameter",
             "structured_outputs.disable_any_whitespace",
         ),
-        (json!({"structured_outputs": 1}), "invalid_type", "structured_outputs"),
-        (json!({"guided_choice": "a"}), "invalid_type", "guided_choice"),
+        (
+            json!({"structured_outputs": 1}),
+            "invalid_type",
+            "structured_outputs",
+        ),
+        (
+            json!({"guided_choice": "a"}),
+            "invalid_type",
+            "guided_choice",
+        ),
     ] {
         let found = refused(&server, asked.clone()).await;
-        assert_eq!((&*found.0, found.1.as_deref()), (code, Some(field)), "{asked}");
+        assert_eq!(
+            (&*found.0, found.1.as_deref()),
+            (code, Some(field)),
+            "{asked}"
+        );
     }
     server.settle().await;
     assert_eq!(server.handle().metrics().accepted, 0);
@@ -278,12 +341,17 @@ async fn a_dead_end_is_told_and_harms_nobody() {
     let dead = "%llguidance {\"allow_invalid_utf8\": true}\nstart: /a(?-u:\\xFF)/\n";
     let (code, _, message) = refused(&server, json!({"guided_grammar": dead})).await;
     assert_eq!(code, "constraint_failed");
-    assert!(message.starts_with("the output cannot go on: "), "{message}");
+    assert!(
+        message.starts_with("the output cannot go on: "),
+        "{message}"
+    );
     let body = with(&chat(), json!({"guided_grammar": dead, "stream": true}));
     let reply = server.post(CHAT, &body).await;
     assert!(reply.body.contains("constraint_failed"), "{}", reply.body);
     server.settle().await;
-    let answer = server.ask(CHAT, &with(&chat(), json!({"guided_regex": "ok"}))).await;
+    let answer = server
+        .ask(CHAT, &with(&chat(), json!({"guided_regex": "ok"})))
+        .await;
     assert_eq!(answer["choices"][0]["message"]["content"], "ok");
 }
 
@@ -291,6 +359,12 @@ async fn a_dead_end_is_told_and_harms_nobody() {
 async fn a_server_without_them_says_so() {
     let server = Server::start();
     let (code, param, message) = refused(&server, json!({"guided_regex": "a"})).await;
-    assert_eq!((&*code, param.as_deref()), ("invalid_value", Some("guided_regex")));
-    assert_eq!(message, "guided_regex: this server was started without structured outputs");
+    assert_eq!(
+        (&*code, param.as_deref()),
+        ("invalid_value", Some("guided_regex"))
+    );
+    assert_eq!(
+        message,
+        "guided_regex: this server was started without structured outputs"
+    );
 }

@@ -35,14 +35,30 @@ pub fn measure(arguments: &Arguments) -> Measured {
         arguments.schemas, arguments.seeds
     ));
     let mut table = Table::new([
-        "model", "vocabulary", "valid", "cut", "mask p50", "mask p99", "compiling p50", "p99",
+        "model",
+        "vocabulary",
+        "valid",
+        "cut",
+        "mask p50",
+        "mask p99",
+        "compiling p50",
+        "p99",
     ]);
     for model in &arguments.models {
         let input = json!({
             "schemas": arguments.schemas, "seeds": arguments.seeds, "output_max": arguments.output_max,
         });
         let said = Run::cargo()
-            .args(["run", "--release", "--quiet", "--package", "xtask", "--example", "grammar", "--"])
+            .args([
+                "run",
+                "--release",
+                "--quiet",
+                "--package",
+                "xtask",
+                "--example",
+                "grammar",
+                "--",
+            ])
             .args([model.canonicalize()?])
             .in_root()
             .filter(&input.to_string())?;
@@ -69,7 +85,10 @@ pub fn measure(arguments: &Arguments) -> Measured {
         );
         report.promise(
             format!("{name}: half of the masks take"),
-            (format!("at most {MASK_MEDIAN_MAX} us"), format!("{median:.0} us")),
+            (
+                format!("at most {MASK_MEDIAN_MAX} us"),
+                format!("{median:.0} us"),
+            ),
             median <= MASK_MEDIAN_MAX,
         );
     }
