@@ -194,6 +194,12 @@ pub trait Device: Send {
     /// exceeds the reserved range in whole pages.
     fn kv_committed(&self, kv: KvCache) -> Bytes;
 
+    /// Whether the bound counts all of a block's memory.
+    ///
+    /// # Panics
+    /// When the block is not of this pool.
+    fn kv_is_committed(&self, kv: KvCache, block: BlockId) -> bool;
+
     /// Gives the memory of blocks nobody wants any more back to the system, and says how much that
     /// was. Memory shared with a neighbouring block in use goes back when that block is released
     /// too: pass whole runs where possible. Content is undefined until written again.

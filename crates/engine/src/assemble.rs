@@ -7,7 +7,7 @@ use kvist_base::{Blocks, Tokens};
 use kvist_device::{CpuDevice, CpuOptions, Device, DeviceMemory, KvReaders, KvSpec};
 use kvist_kernels::Isa;
 use kvist_model::{DecoderConfig, Placement, StepShape};
-use kvist_plan::{Ledger, Limits, ModelShape, Plan};
+use kvist_plan::{Ledger, Limits, Plan};
 use kvist_sample::Sampler;
 use kvist_sched::{Scheduler, SchedulerConfig};
 use kvist_weights::GgufFile;
@@ -20,6 +20,7 @@ use crate::keeper::{Memory, charge, charge_draft};
 use crate::load::{EngineOptions, LoadError};
 use crate::memory::KvReport;
 use crate::pack::{BatchLimits, BatchScratch};
+use crate::plan_change::PlanBasis;
 use crate::shared::{MemoryView, PoolShape, Shared, SharedParts};
 use crate::speculation::{Speculation, Speculator};
 use crate::step::Core;
@@ -140,7 +141,7 @@ impl Loaded {
     pub(crate) fn shared_parts(
         &mut self,
         file: &GgufFile,
-        shape: ModelShape,
+        basis: PlanBasis,
         in_flight_max: usize,
     ) -> Result<SharedParts, LoadError> {
         let spec = vocab_spec(file.metadata())?;
@@ -149,8 +150,8 @@ impl Loaded {
         let plan = self.memory.plan.clone();
         let caps = self.device.caps();
         let info = ModelInfo {
-            name: shape.name,
-            architecture: shape.architecture,
+            name: basis.shape.name.clone(),
+            architecture: basis.shape.architecture.clone(),
             vocab_len: tokenizer.vocab_len(),
             model_len: plan.model_len,
             has_chat_template: template.is_some(),
@@ -169,6 +170,7 @@ impl Loaded {
         };
         Ok(SharedParts {
             info,
+            basis,
             tokenizer,
             template,
             pool: self.pool,

@@ -1,4 +1,4 @@
-//! What callers may change while the engine runs: the budget and the cache.
+//! What callers may change while the engine runs, the budget and the cache, and what they may look at.
 
 use std::sync::mpsc::SyncSender;
 
@@ -7,11 +7,12 @@ use kvist_plan::BudgetTooSmall;
 use kvist_sched::{CacheInUse, ResizeError};
 
 use crate::error::EngineFault;
+use crate::map::BlockMap;
 use crate::memory::BudgetError;
 use crate::speculation::Speculator;
 use crate::step::Core;
 
-/// A change asked for by a caller who waits for the reply. A caller who has gone is no fault.
+/// A change or a look asked for by a caller who waits for the reply. A caller who has gone is no fault.
 pub(crate) enum Control {
     SetBudget {
         budget: Bytes,
@@ -22,6 +23,9 @@ pub(crate) enum Control {
     },
     ResetPrefixCache {
         reply: SyncSender<Result<(), CacheInUse>>,
+    },
+    Map {
+        reply: SyncSender<BlockMap>,
     },
 }
 
@@ -44,6 +48,9 @@ impl Core {
                 self.give_back();
                 self.report();
                 let _ = reply.send(result);
+            }
+            Control::Map { reply } => {
+                let _ = reply.send(self.map());
             }
         }
         Ok(())

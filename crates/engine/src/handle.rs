@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use kvist_base::{Bytes, SeqId, TokenId, Tokens};
-use kvist_plan::Plan;
+use kvist_plan::{Plan, PlanError};
 use kvist_text::{ChatInput, SpecialText};
 
 use crate::control::Control;
 use crate::emit::{EventStream, StreamEvent};
 use crate::error::{EngineFault, RequestError, SubmitError};
+use crate::map::BlockMap;
 use crate::memory::{BudgetError, MemoryReport, ProcessMemory, ResetError};
 use crate::metrics::MetricsSnapshot;
+use crate::plan_change::PlanChange;
 use crate::request::GenerateSpec;
 use crate::shared::Shared;
 
@@ -80,6 +82,22 @@ impl EngineHandle {
             process: ProcessMemory::read(),
             plan: view.plan,
         }
+    }
+
+    /// Every block of the pool and every live sequence, at most
+    /// [`MAP_AGE_MAX`](crate::MAP_AGE_MAX) old; `None` when the engine has stopped. Waits for the
+    /// step that runs: not for async code.
+    pub fn block_map(&self) -> Option<Arc<BlockMap>> {
+        self.shared.block_map()
+    }
+
+    /// Where every byte would go under other limits. Budget and machine are those of the start,
+    /// unless the change says otherwise.
+    ///
+    /// # Errors
+    /// A limit that makes no sense. A model that would not fit is a plan that says so.
+    pub fn plan_with(&self, change: PlanChange) -> Result<Plan, PlanError> {
+        self.shared.basis.plan(change)
     }
 
     /// Changes the budget; only the KV pool changes with it. A smaller one takes effect before this

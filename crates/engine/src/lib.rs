@@ -20,9 +20,11 @@ mod keeper;
 mod live;
 mod load;
 mod machine;
+mod map;
 mod memory;
 mod metrics;
 mod pack;
+mod plan_change;
 mod request;
 mod run;
 mod score;
@@ -51,8 +53,12 @@ pub use load::{
     Engine, EngineOptions, ErrorClass, LoadError, PlannedModel, ShutdownReport, plan_file,
 };
 pub use machine::read_machine;
+pub use map::{
+    BlockMap, CellContent, MAP_AGE_MAX, MAP_CELLS_MAX, MAP_SEQUENCES_MAX, MapCounts, MapSequence,
+};
 pub use memory::{BudgetError, KvReport, MemoryReport, ProcessMemory, ResetError};
 pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
+pub use plan_change::PlanChange;
 pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
 pub use score::{ScoreError, ScoreOptions, Scorer};
 pub use speculation::{DraftLength, Speculation, SpeculationError};

@@ -2,7 +2,7 @@
 //! to turn its tokens into text, and whom to tell.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvist_base::{FinishReason, TokenId, Tokens};
 use kvist_grammar::Progress;
@@ -80,6 +80,11 @@ impl Live {
 
     pub(crate) fn is_abandoned(&self) -> bool {
         self.emitter.is_abandoned()
+    }
+
+    /// Time since it was accepted.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.accepted_at)
     }
 
     /// Draws a token from the first row, and from the next one for as long as the token drawn is the

@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::assemble::Loaded;
 use crate::draft::{DraftError, DraftFile, draft_shape};
 use crate::handle::EngineHandle;
+use crate::plan_change::{PlanBasis, PlanChange};
 use crate::run::{Remains, run};
 use crate::shape::model_shape;
 use crate::shared::Shared;
@@ -303,15 +304,24 @@ impl Engine {
         let draft = draft.transpose()?;
         let draft_shape = draft.as_ref().map(|draft| Box::new(draft.shape.clone()));
         let limits = options.with_draft_model(draft_shape)?;
-        let plan = kvist_plan::plan(&shape, machine, &limits)?;
+        let basis = PlanBasis {
+            shape,
+            machine: *machine,
+            limits,
+        };
+        let plan = basis.plan(PlanChange::default())?;
         if !plan.fits() {
             return Err(LoadError::DoesNotFit(Box::new(plan)));
         }
         log_offload(&plan);
         let in_flight_max = options.limits.running_max as usize + options.waiting_max;
         let mut loaded = Loaded::new(&file, &config, (&plan, options))?;
-        loaded.speculate(&file, draft.as_ref(), (options.speculation, &limits))?;
-        let parts = loaded.shared_parts(&file, shape, in_flight_max)?;
+        loaded.speculate(
+            &file,
+            draft.as_ref(),
+            (options.speculation, &basis.limits),
+        )?;
+        let parts = loaded.shared_parts(&file, basis, in_flight_max)?;
         // What the header was read from need not count as ours any longer.
         file.release()?;
         if parts.tokenizer.vocab_len() > config.vocab_len {

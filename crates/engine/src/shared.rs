@@ -19,8 +19,10 @@ use crate::control::Control;
 use crate::emit::{Emitter, channel};
 use crate::error::{EngineFault, RequestError, SubmitError};
 use crate::handle::{EngineStatus, ModelInfo, RequestHandle};
+use crate::map::{BlockMap, MAP_AGE_MAX};
 use crate::memory::KvReport;
 use crate::metrics::MetricsSnapshot;
+use crate::plan_change::PlanBasis;
 use crate::request::{EndTokens, GenerateRequest, GenerateSpec, Prompt};
 
 /// What callers may tell the engine thread.
@@ -63,6 +65,7 @@ pub(crate) const UNSALTED_ROOT: u64 = 0;
 
 pub(crate) struct Shared {
     pub(crate) info: ModelInfo,
+    pub(crate) basis: PlanBasis,
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) template: Option<ChatTemplate>,
     /// `None`: the plan has no room for them.
@@ -74,6 +77,8 @@ pub(crate) struct Shared {
     /// Salts and tenants become numbers nobody outside can aim at.
     names: RandomState,
     memory: Mutex<MemoryView>,
+    /// The last map somebody asked for, and when that was.
+    map: Mutex<Option<(Instant, Arc<BlockMap>)>>,
     in_flight: AtomicUsize,
     next_id: AtomicU64,
     status: Mutex<EngineStatus>,
@@ -83,6 +88,7 @@ pub(crate) struct Shared {
 /// Parts that loading provides.
 pub(crate) struct SharedParts {
     pub(crate) info: ModelInfo,
+    pub(crate) basis: PlanBasis,
     pub(crate) tokenizer: Arc<dyn Tokenizer>,
     pub(crate) template: Option<ChatTemplate>,
     pub(crate) pool: PoolShape,
@@ -107,6 +113,7 @@ impl Shared {
     pub(crate) fn new(parts: SharedParts, commands: SyncSender<Command>) -> Self {
         let SharedParts {
             info,
+            basis,
             tokenizer,
             template,
             pool,
@@ -118,6 +125,7 @@ impl Shared {
         Self {
             info,
             constraints: has_grammars.then(|| Arc::new(Constraints::new(Arc::clone(&tokenizer)))),
+            basis,
             tokenizer,
             template,
             block_size: pool.block_size,
@@ -126,6 +134,7 @@ impl Shared {
             commands,
             names: RandomState::new(),
             memory: Mutex::new(memory),
+            map: Mutex::new(None),
             in_flight: AtomicUsize::new(0),
             next_id: AtomicU64::new(0),
             status: Mutex::new(EngineStatus::Ready),
@@ -166,6 +175,20 @@ impl Shared {
         let (reply, answer) = sync_channel(1);
         self.commands.send(Command::Control(control(reply))).ok()?;
         answer.recv().ok()
+    }
+
+    /// A map of at most [`MAP_AGE_MAX`]; the engine makes a new one if need be, one at a time.
+    /// `None`: it has stopped.
+    pub(crate) fn block_map(&self) -> Option<Arc<BlockMap>> {
+        let mut last = lock(&self.map);
+        if let Some((taken_at, map)) = &*last
+            && taken_at.elapsed() < MAP_AGE_MAX
+        {
+            return Some(Arc::clone(map));
+        }
+        let map = Arc::new(self.control(|reply| Control::Map { reply })?);
+        *last = Some((Instant::now(), Arc::clone(&map)));
+        Some(map)
     }
 
     /// The root of a salt's prefixes.

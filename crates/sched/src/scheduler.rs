@@ -300,6 +300,16 @@ impl Scheduler {
         self.running.len()
     }
 
+    /// Sequences that own blocks, in order of rank.
+    pub fn running(&self) -> impl Iterator<Item = SeqId> + '_ {
+        self.running.iter()
+    }
+
+    /// Sequences that wait, in order of rank.
+    pub fn waiting(&self) -> impl Iterator<Item = SeqId> + '_ {
+        self.waiting.iter()
+    }
+
     /// Blocks by state.
     pub fn pool_counts(&self) -> PoolCounts {
         self.pool.counts()

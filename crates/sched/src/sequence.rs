@@ -45,6 +45,8 @@ pub struct SequenceView<'a> {
     pub computed_len: Tokens,
     /// Length of `tokens`.
     pub known_len: Tokens,
+    /// Length at which it ends, whatever is sampled.
+    pub len_max: Tokens,
     /// What was proposed to follow `tokens`. While a plan is out: what of it the plan computes.
     pub draft: &'a [TokenId],
     /// The blocks in order: position `p` is in `block_table[p / block_size]`. Between steps an entry
@@ -153,6 +155,7 @@ impl Sequence {
             prompt_len: self.prompt_len,
             computed_len: self.computed_len,
             known_len: self.known_len(),
+            len_max: self.len_max,
             draft: &self.draft,
             block_table: self.table.blocks(),
             prefix_hit_len: self.prefix_hit_len,

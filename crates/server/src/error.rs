@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use kvist_base::Bytes as Size;
+use kvist_engine::plan::PlanError;
 use kvist_engine::{
     BudgetError, ConstraintError, EngineFault, FleetError, GrammarFault, RequestError, ResetError,
     SubmitError,
@@ -101,6 +102,9 @@ pub(crate) enum ApiError {
     /// The model does not fit beside those that are busy.
     #[error("{0}")]
     NoRoom(FleetError),
+    /// There is nothing to see of a model before it is loaded.
+    #[error("model {model:?} is not in memory now; a request to it loads it")]
+    NotInMemory { model: String },
     /// The model cannot be loaded any more. Why is in the log.
     #[error("model {model:?} cannot be loaded; the server log has the details")]
     NotLoaded { model: String },
@@ -186,6 +190,7 @@ impl ApiError {
                 "service_unavailable_error",
                 "model_not_loaded",
             ),
+            Self::NotInMemory { .. } => kind(S::CONFLICT, "conflict_error", "model_not_loaded"),
             Self::MemoryInUse { .. } => kind(S::CONFLICT, "conflict_error", "memory_in_use"),
             Self::CacheInUse(_) => kind(S::CONFLICT, "conflict_error", "cache_in_use"),
             Self::NotLoaded { .. } => kind(
@@ -213,9 +218,10 @@ impl ApiError {
             | Self::Constraint { field, .. }
             | Self::Refused { field, .. } => Some((*field).to_owned()),
             Self::TooManySequences { .. } => Some("n".to_owned()),
-            Self::UnknownModel { .. } | Self::NoRoom(_) | Self::NotLoaded { .. } => {
-                Some("model".to_owned())
-            }
+            Self::UnknownModel { .. }
+            | Self::NoRoom(_)
+            | Self::NotInMemory { .. }
+            | Self::NotLoaded { .. } => Some("model".to_owned()),
             Self::MemoryInUse { .. } => Some("budget".to_owned()),
             _ => None,
         }
@@ -289,6 +295,16 @@ impl From<BudgetError> for ApiError {
             },
             BudgetError::Busy { needed, given } => Self::MemoryInUse { needed, given },
             BudgetError::Stopped => Self::EngineStopped,
+        }
+    }
+}
+
+impl From<PlanError> for ApiError {
+    fn from(error: PlanError) -> Self {
+        Self::OutOfRange {
+            field: error.field.to_owned(),
+            limit: error.limit.to_string(),
+            given: error.given.to_string(),
         }
     }
 }

@@ -11,6 +11,7 @@ mod config;
 mod error;
 mod generate;
 mod listener;
+mod map;
 mod metrics;
 mod models;
 mod routes;

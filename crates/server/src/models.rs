@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kvist_base::Bytes;
+use kvist_engine::plan::Plan;
 use kvist_engine::{
-    BudgetError, EngineHandle, EngineStatus, Fleet, FleetError, FleetMemory, Lease, ResetError,
+    BlockMap, BudgetError, EngineHandle, EngineStatus, Fleet, FleetError, FleetMemory, KvReport,
+    Lease, MetricsSnapshot, PlanChange, ResetError,
 };
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
@@ -39,6 +41,8 @@ pub(crate) struct Member {
     pub(crate) model_len: u32,
     /// Requests wait here for a load, so that all of them together keep one thread.
     turn: Arc<Mutex<()>>,
+    /// Requests wait here for a look at the pool, likewise.
+    map_turn: Arc<Mutex<()>>,
 }
 
 /// A model that is ready to serve one request, and stays so until this and its clones are dropped.
@@ -50,6 +54,16 @@ pub(crate) struct Served {
     _lease: Option<Arc<Lease>>,
 }
 
+/// A model's KV pool at a moment.
+#[derive(Debug)]
+pub(crate) struct Mapped<'a> {
+    /// The name answers carry.
+    pub(crate) name: &'a str,
+    pub(crate) map: Arc<BlockMap>,
+    pub(crate) kv: KvReport,
+    pub(crate) metrics: MetricsSnapshot,
+}
+
 impl Member {
     fn new(names: Vec<String>, root: String, model_len: u32) -> Self {
         Self {
@@ -57,6 +71,7 @@ impl Member {
             root,
             model_len,
             turn: Arc::default(),
+            map_turn: Arc::default(),
         }
     }
 }
@@ -190,6 +205,52 @@ impl Models {
                 memory
             }
         }
+    }
+
+    /// The KV pool of the model a request means, under the name answers carry, with its counters. Waits
+    /// for the step that runs.
+    pub(crate) async fn block_map(&self, given: Option<&str>) -> Result<Mapped<'_>, ApiError> {
+        let index = self.index(given)?;
+        let member = &self.members[index];
+        let name = &*member.names[0];
+        let engine = match &self.source {
+            Source::One(engine) => Some(engine.clone()),
+            Source::Fleet(fleet) => {
+                let mut engines = fleet.engines().into_iter();
+                engines.find_map(|(model, engine)| (model == index).then_some(engine))
+            }
+        };
+        let engine = engine.ok_or_else(|| ApiError::NotInMemory {
+            model: name.to_owned(),
+        })?;
+        let turn = member.map_turn.clone().lock_owned().await;
+        let task = spawn_blocking(move || {
+            let _turn = turn;
+            let map = engine.block_map()?;
+            Some((map, engine.memory().kv, engine.metrics()))
+        });
+        let looked = task.await.ok().flatten();
+        let (map, kv, metrics) = looked.ok_or(ApiError::EngineStopped)?;
+        Ok(Mapped {
+            name,
+            map,
+            kv,
+            metrics,
+        })
+    }
+
+    /// Where every byte of the model a request means would go under other limits.
+    pub(crate) fn plan_with(
+        &self,
+        given: Option<&str>,
+        change: PlanChange,
+    ) -> Result<Plan, ApiError> {
+        let index = self.index(given)?;
+        let plan = match &self.source {
+            Source::One(engine) => engine.plan_with(change),
+            Source::Fleet(fleet) => fleet.members()[index].plan_with(change),
+        };
+        plan.map_err(ApiError::from)
     }
 
     /// Changes what the process may hold. Waits for the step that runs.

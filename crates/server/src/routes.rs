@@ -14,6 +14,7 @@ use crate::answer::{ChatAnswer, CompletionAnswer, answer};
 use crate::auth::{Caller, require_key};
 use crate::body::{self, Received};
 use crate::error::ApiError;
+use crate::map;
 use crate::metrics;
 use crate::models::{Member, Served};
 use crate::state::{App, Ticket, now_seconds};
@@ -40,6 +41,7 @@ pub(crate) fn routes(app: App) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/v1/memory", get(memory).put(set_memory))
+        .merge(map::routes())
         .route("/reset_prefix_cache", post(reset_prefix_cache))
         .route("/version", get(version))
         .route("/metrics", get(metrics_page))

@@ -52,6 +52,14 @@ impl Extents {
         self.committed_bytes
     }
 
+    /// Whether every extent that a block overlaps is committed.
+    pub(super) fn is_committed(&self, block: usize) -> bool {
+        assert!(block < self.written.len());
+        self.committed[self.extents_of(block..block + 1)]
+            .iter()
+            .all(|is_committed| *is_committed)
+    }
+
     /// A block is about to be written.
     pub(super) fn write(&mut self, block: usize) {
         if self.written[block] {
@@ -200,6 +208,11 @@ mod tests {
                     .map(|extent| extent_bytes.min(arena_bytes - extent * extent_bytes))
                     .sum();
                 assert_eq!(ledger.committed_bytes(), bytes, "seed {seed}");
+                for block in 0..blocks {
+                    let mut over = (0..extents).filter(|extent| model.overlaps(block, *extent));
+                    let expected = over.all(|extent| model.committed[extent]);
+                    assert_eq!(ledger.is_committed(block), expected, "seed {seed}");
+                }
             }
         }
     }

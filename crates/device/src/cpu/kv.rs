@@ -70,6 +70,10 @@ impl KvPool {
         Bytes::of_len(self.extents.committed_bytes())
     }
 
+    pub(super) fn is_committed(&self, block: usize) -> bool {
+        self.extents.is_committed(block)
+    }
+
     pub(super) fn scratch(&self) -> Bytes {
         Bytes::of_len(self.scratch_bytes)
     }

@@ -161,6 +161,10 @@ impl Device for CpuDevice {
         self.pool(kv).committed()
     }
 
+    fn kv_is_committed(&self, kv: KvCache, block: BlockId) -> bool {
+        self.pool(kv).is_committed(block.idx())
+    }
+
     fn kv_release(&mut self, kv: KvCache, blocks: Range<u32>) -> Bytes {
         self.pool_mut(kv).release(blocks)
     }

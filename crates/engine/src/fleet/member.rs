@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use kvist_base::{Bytes, Tokens};
-use kvist_plan::{Limits, Machine, MemoryLimit, PROCESS_BYTES, Plan};
+use kvist_plan::{Limits, Machine, MemoryLimit, PROCESS_BYTES, Plan, PlanError};
 
 use super::books::Needs;
 use super::error::FleetPlanError;
 use crate::load::{PlannedModel, plan_file};
+use crate::plan_change::{PlanBasis, PlanChange};
 
 /// A model to be served.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ pub struct FleetMember {
     /// What the file left open and how it was read.
     pub notes: Vec<String>,
     /// What the plan was made with: loading under the same limits gives the same plan.
-    pub(super) limits: Limits,
+    pub(super) basis: PlanBasis,
 }
 
 impl FleetMember {
@@ -45,6 +46,15 @@ impl FleetMember {
     /// Largest prompt and output together.
     pub fn model_len(&self) -> Tokens {
         self.plan.model_len
+    }
+
+    /// Where every byte would go under other limits, whether the model is loaded or not. The budget
+    /// is the one the model was planned with, unless the change says otherwise.
+    ///
+    /// # Errors
+    /// A limit that makes no sense. A model that would not fit is a plan that says so.
+    pub fn plan_with(&self, change: PlanChange) -> Result<Plan, PlanError> {
+        self.basis.plan(change)
     }
 
     pub(super) fn needs(&self) -> Needs {
@@ -105,11 +115,15 @@ fn plan_one(
     };
     Ok(FleetMember {
         names,
-        root: shape.name,
+        root: shape.name.clone(),
         path,
         plan,
         notes,
-        limits,
+        basis: PlanBasis {
+            shape,
+            machine: *machine,
+            limits,
+        },
     })
 }
 
@@ -128,7 +142,7 @@ fn even_shares(
     for member in alone {
         let limits = Limits {
             memory: MemoryLimit::Absolute(member.plan.fixed() + share),
-            ..member.limits.clone()
+            ..member.basis.limits.clone()
         };
         let model = FleetModel {
             names: member.names.clone(),

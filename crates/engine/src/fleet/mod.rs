@@ -402,7 +402,7 @@ impl Fleet {
     fn load_engine(&self, model: usize, kv: Bytes) -> Result<(), Halt> {
         let member = &self.0.members[model];
         let options = EngineOptions {
-            limits: member.limits.clone(),
+            limits: member.basis.limits.clone(),
             ..self.0.options.clone()
         };
         let loaded = Engine::load(&member.path, &self.0.machine, &options);

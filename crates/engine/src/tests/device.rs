@@ -131,6 +131,10 @@ impl Device for TroubledDevice {
         self.inner.kv_committed(kv)
     }
 
+    fn kv_is_committed(&self, kv: KvCache, block: BlockId) -> bool {
+        self.inner.kv_is_committed(kv, block)
+    }
+
     fn kv_release(&mut self, kv: KvCache, blocks: Range<u32>) -> Bytes {
         self.inner.kv_release(kv, blocks)
     }

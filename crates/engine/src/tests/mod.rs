@@ -4,6 +4,7 @@
 mod device;
 mod faults;
 mod gate;
+mod map;
 
 use std::path::PathBuf;
 use std::sync::Arc;

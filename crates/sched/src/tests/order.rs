@@ -294,3 +294,26 @@ fn an_empty_plan_may_be_dropped() {
     let plan = scheduler.schedule();
     assert_eq!(commit(&mut scheduler, plan), []);
 }
+
+#[test]
+fn sequences_are_listed_by_rank_and_by_whether_they_run() {
+    let mut scheduler = scheduler(SchedulerConfig {
+        running_max: 2,
+        ..config()
+    });
+    for (id, priority) in [(0, 0), (1, 0), (2, -1), (3, 0)] {
+        let sequence = NewSequence {
+            priority,
+            ..sequence(id, kind(id), 4)
+        };
+        scheduler.admit(sequence).unwrap();
+    }
+    let ids = |ids: &mut dyn Iterator<Item = SeqId>| ids.map(|id| id.0).collect::<Vec<_>>();
+    assert_eq!(ids(&mut scheduler.running()), []);
+    assert_eq!(ids(&mut scheduler.waiting()), [2, 0, 1, 3]);
+    step(&mut scheduler);
+    assert_eq!(ids(&mut scheduler.running()), [2, 0]);
+    assert_eq!(ids(&mut scheduler.waiting()), [1, 3]);
+    let view = scheduler.sequence(SeqId(2)).unwrap();
+    assert_eq!(view.len_max, view.prompt_len + Tokens(16));
+}

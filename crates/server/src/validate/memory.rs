@@ -4,7 +4,7 @@ use kvist_base::Bytes;
 
 use super::out_of_range;
 use crate::error::ApiError;
-use crate::wire::memory::MemoryRequest;
+use crate::wire::memory::{MemoryRequest, SizeText};
 use crate::wire::read::{Received, Unread};
 
 /// The budget a request asks for. Whether it is enough is for the engines to say.
@@ -20,9 +20,14 @@ pub(crate) fn budget(received: &Received<MemoryRequest>) -> Result<Bytes, ApiErr
         field: "budget",
         hint: "give a size such as \"3GiB\", or a number of bytes",
     })?;
+    size("budget", given)
+}
+
+/// A number of bytes above 0.
+pub(super) fn size(field: &'static str, given: &SizeText) -> Result<Bytes, ApiError> {
     let size = given.0.parse::<Bytes>().ok().filter(|size| size.0 > 0);
     size.ok_or_else(|| {
         let limit = "a size above 0 such as \"3GiB\", or a number of bytes";
-        out_of_range("budget", limit, &format_args!("{:?}", given.0))
+        out_of_range(field, limit, &format_args!("{:?}", given.0))
     })
 }

@@ -7,12 +7,14 @@ mod chat;
 mod completion;
 mod constraint;
 mod memory;
+mod plan;
 mod settings;
 mod unsupported;
 
 pub(crate) use chat::chat;
 pub(crate) use completion::completion;
 pub(crate) use memory::budget;
+pub(crate) use plan::plan_change;
 pub(crate) use settings::Settings;
 
 use std::fmt;

@@ -8,6 +8,8 @@ pub(crate) mod common;
 pub(crate) mod completion;
 pub(crate) mod constraint;
 pub(crate) mod error;
+pub(crate) mod map;
 pub(crate) mod memory;
 pub(crate) mod models;
+pub(crate) mod plan;
 pub(crate) mod read;

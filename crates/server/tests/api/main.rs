@@ -5,6 +5,7 @@
 mod chat;
 mod completions;
 mod lifecycle;
+mod map;
 mod memory;
 mod models;
 mod operations;

@@ -242,3 +242,21 @@ async fn a_model_that_cannot_be_loaded_is_a_fault_of_its_own() {
     server.ask(COMPLETIONS, &completion("tiny")).await;
     assert_eq!(server.get("/health").await.status, 200);
 }
+
+#[tokio::test]
+async fn a_model_that_is_not_in_memory_has_a_plan_but_no_map() {
+    let two = Two::tight();
+    let map = |model: &str| format!("/v1/memory/blocks?model={model}");
+    let refused = two.get(&map("second")).await.error();
+    let expected = (409, "conflict_error", "model_not_loaded", Some("model"));
+    assert_eq!(
+        (refused.0, &*refused.1, &*refused.2, refused.3.as_deref()),
+        expected
+    );
+    let plan = two
+        .ask("/v1/plan", &json!({"model": "second", "max_num_seqs": 3}))
+        .await;
+    assert_eq!(plan["running_max"], 3);
+    two.ask(COMPLETIONS, &completion("second")).await;
+    assert_eq!(two.get(&map("second")).await.json()["model"], "other");
+}
