@@ -253,6 +253,7 @@ fn announce<'a>(
     say(&format!(
         "\nOpenAI API   {base}/v1    model {names}    key: {key}"
     ));
+    say(&format!("Page         {base}/    chat and memory map"));
     say(&format!("Metrics      {base}/metrics"));
     say("Ctrl-C finishes what runs and stops; once more stops at once.");
     Ok(())

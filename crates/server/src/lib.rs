@@ -14,6 +14,7 @@ mod listener;
 mod map;
 mod metrics;
 mod models;
+mod page;
 mod routes;
 mod state;
 mod validate;

@@ -17,6 +17,7 @@ use crate::error::ApiError;
 use crate::map;
 use crate::metrics;
 use crate::models::{Member, Served};
+use crate::page;
 use crate::state::{App, Ticket, now_seconds};
 use crate::validate::{self, Circumstances};
 use crate::wire::chat::ChatCompletionRequest;
@@ -34,7 +35,8 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) fn routes(app: App) -> Router {
     let open = Router::new()
         .route("/health", get(health))
-        .route("/ready", get(ready));
+        .route("/ready", get(ready))
+        .merge(page::routes());
     let guarded = Router::new()
         .route("/v1/chat/completions", post(chat_completions))
         .route("/v1/completions", post(completions))

@@ -9,6 +9,7 @@ mod map;
 mod memory;
 mod models;
 mod operations;
+mod page;
 mod refusals;
 mod sampling;
 mod streams;
