@@ -36,6 +36,8 @@ enum Task {
     Ci,
     /// The kernels' tests on an emulated Arm CPU: what `.ci/neon` does
     Neon,
+    /// The web page in a browser, served by the real binary: what `.ci/page` does
+    Page(PageArguments),
     /// House rules a program can check: edges, unsafe code, sizes, words, documents
     Tidy,
     /// Simulate random histories of the scheduler and report what they covered
@@ -52,6 +54,12 @@ enum Task {
     /// Complete a model file that ends early: real header, real weights as far as they go, and
     /// random ones of their size behind
     Synth(SynthArguments),
+}
+
+#[derive(clap::Args)]
+struct PageArguments {
+    /// The model to serve; without one, the default model
+    model: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -76,6 +84,7 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
         Task::Ci => Run::new("bash").args([".ci/run"]).in_root().check(),
         Task::Neon => Run::new("bash").args([".ci/neon"]).in_root().check(),
+        Task::Page(arguments) => page(&arguments),
         Task::Tidy => tidy(),
         Task::Sim(arguments) => sim(&arguments),
         Task::Oracle(arguments) => oracle::run(&arguments),
@@ -105,6 +114,13 @@ fn tidy() -> Outcome {
         }
         count => Err(format!("{count} findings").into()),
     }
+}
+
+fn page(arguments: &PageArguments) -> Outcome {
+    let model = arguments.model.iter().map(std::path::absolute);
+    let model: Vec<PathBuf> = model.collect::<Result<_, _>>()?;
+    let script = Run::new("bash").args([".ci/page"]);
+    script.args(model).in_root().check()
 }
 
 /// The simulator is a feature of `sched` that no product enables, so it is reached by an example,
