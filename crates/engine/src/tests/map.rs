@@ -74,10 +74,8 @@ fn every_block_in_a_table_is_its_sequences() {
         let needed = sequence.computed_len.div_ceil(Tokens(16));
         assert!(sequence.blocks >= needed && sequence.computed_len < sequence.known_len);
     }
-    assert_eq!(
-        map.counts.owned.0,
-        map.sequences.iter().map(|one| one.blocks.0).sum()
-    );
+    let tables: u32 = map.sequences.iter().map(|one| one.blocks.0).sum();
+    assert_eq!(map.counts.owned.0, tables);
     gated.gate.open();
     for request in requests {
         end_of(request).expect("no fault");

@@ -6,9 +6,10 @@ use serde::Serialize;
 use crate::models::Mapped;
 
 /// What codes below [`FIRST_SEQUENCE`] mean, in order.
-const LEGEND: [&str; 5] = ["uncommitted", "free", "cached", "shared", "undescribed"];
+const LEGEND: [&str; FIRST_SEQUENCE as usize] =
+    ["uncommitted", "free", "cached", "shared", "undescribed"];
 /// The code of what the first of the listed sequences owns.
-const FIRST_SEQUENCE: u32 = LEGEND.len() as u32;
+const FIRST_SEQUENCE: u32 = 5;
 
 /// What is answered.
 #[derive(Debug, Serialize)]
@@ -23,7 +24,7 @@ pub(crate) struct MapAnswer<'a> {
     blocks_per_cell: u32,
     counts: Counts,
     /// What the codes of `runs` mean; a code beyond is a place in `sequences`.
-    legend: [&'static str; 5],
+    legend: [&'static str; FIRST_SEQUENCE as usize],
     /// Cells in the order of their blocks: how many, and the code of what is in them.
     runs: Vec<(u32, u32)>,
     running: usize,
