@@ -204,7 +204,9 @@ impl From<SubmitError> for CliError {
         match error {
             SubmitError::Invalid(error) => error.into(),
             SubmitError::Stopped(fault) => fault.into(),
-            SubmitError::Overloaded { .. } | SubmitError::Draining => {
+            SubmitError::Overloaded { .. }
+            | SubmitError::TooManyTokensWaiting { .. }
+            | SubmitError::Draining => {
                 Self::new(Exit::Other, "the engine takes no request").because(error.to_string())
             }
         }

@@ -9,9 +9,10 @@ use std::time::{Instant, SystemTime};
 
 use kvist_engine::plan::{Limits, Machine};
 use kvist_engine::{
-    Cores, Engine, EngineHandle, EngineOptions, Fleet, FleetModel, ShutdownReport, plan_file,
+    Cores, Engine, EngineHandle, EngineOptions, EngineStatus, Fleet, FleetModel, ShutdownReport,
+    plan_file,
 };
-use kvist_server::{Models, ServerConfig};
+use kvist_server::{EngineLimits, Models, ServerConfig, check_tls};
 
 use crate::args::{ApiKeyArgs, FairShareArg, ServeArgs};
 use crate::environment::Environment;
@@ -20,13 +21,16 @@ use crate::exit::Exit;
 use crate::model_ref;
 use crate::plan::notes;
 use crate::session;
-use crate::signals::StopSignals;
-use crate::terminal::say;
+use crate::signals::{StopSignals, report_on_quit};
+use crate::terminal::{print, say};
 
 /// Keys longer than this are a wrong file, not a key.
 const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
 
 pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, CliError> {
+    if args.http.print_limits {
+        return print_limits(args);
+    }
     refuse_model_among_names(args)?;
     let api_keys = read_keys(&args.keys)?;
     let addresses = resolve(&args.host, args.port)?;
@@ -37,6 +41,15 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
         let what = "--fair-share key shares the work between keys, but there are none";
         return Err(CliError::new(Exit::Usage, what).fix("--api-key-file FILE"));
     }
+    let tls = args.http.tls();
+    if let Some(files) = &tls {
+        check_tls(files).map_err(|error| {
+            let what = "HTTPS cannot be served with these files";
+            CliError::new(Exit::Usage, what)
+                .because(error.to_string())
+                .fix("--tls-cert FILE --tls-key FILE    PEM files that belong together")
+        })?;
+    }
     // Before the model is loaded: a port in use is known at once, and nobody else can take it.
     let listener = listen(&addresses, args)?;
     let models = models(args, environment)?;
@@ -44,6 +57,10 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
     let config = ServerConfig {
         served_names: models[0].names.clone(),
         api_keys,
+        allowed_hosts: args.http.allowed_hosts.clone(),
+        cors_origins: args.http.cors_origin.clone(),
+        tls,
+        limits: args.http.limits(),
         version: env!("CARGO_PKG_VERSION"),
         started: SystemTime::now(),
         seed: args.seed,
@@ -55,11 +72,29 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
     let names = models.iter().filter_map(|model| model.names.first());
     announce(&listener, names, &config).map_err(|error| session::system_error(&error))?;
     serve_until_stopped(&backend, listener, config)?;
+    let failed = match backend.models_status() {
+        EngineStatus::Failed(fault) => Some(fault),
+        EngineStatus::Ready | EngineStatus::Draining => None,
+    };
     let report = session::checked(backend.shut_down())?;
     say(&format!(
         "stopped: {} requests, {} failed, KV blocks {}/{} free",
         report.accepted, report.failed, report.blocks_free.0, report.blocks_total.0
     ));
+    // A supervisor starts another one.
+    failed.map_or(Ok(Exit::Ok), |fault| Err(CliError::from(fault)))
+}
+
+/// The table of limits, as the flags set them.
+fn print_limits(args: &ServeArgs) -> Result<Exit, CliError> {
+    let engine = EngineLimits {
+        running_max: u64::from(args.batch.max_num_seqs),
+        waiting_max: args.max_waiting as u64,
+        waiting_tokens_max: args.max_waiting_tokens,
+    };
+    let rows = kvist_server::limits(&args.http.limits(), engine);
+    let lines: Vec<String> = rows.iter().map(|row| format!("{row}\n")).collect();
+    print(&lines.concat()).map_err(|error| session::system_error(&error))?;
     Ok(Exit::Ok)
 }
 
@@ -87,6 +122,7 @@ impl Backend {
                 ..args.memory.limits(&args.batch, &machine)?
             },
             waiting_max: args.max_waiting,
+            waiting_tokens_max: args.max_waiting_tokens,
             prefix_caching: args.prefix_caching.is_on(),
             kv_idle_release: args.kv_idle_release.time(),
             admission: args.admission.admission(),
@@ -107,6 +143,13 @@ impl Backend {
         match self {
             Self::One(engine) => engine.handle().into(),
             Self::Several(fleet) => fleet.clone().into(),
+        }
+    }
+
+    fn models_status(&self) -> EngineStatus {
+        match self {
+            Self::One(engine) => engine.handle().status(),
+            Self::Several(fleet) => fleet.status(),
         }
     }
 
@@ -242,7 +285,12 @@ fn announce<'a>(
     names: impl Iterator<Item = &'a String>,
     config: &ServerConfig,
 ) -> io::Result<()> {
-    let base = format!("http://{}", listener.local_addr()?);
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let base = format!("{scheme}://{}", listener.local_addr()?);
     let key = if config.api_keys.is_empty() {
         "none needed"
     } else {
@@ -270,6 +318,8 @@ fn serve_until_stopped(
         let mut signals = StopSignals::listen().map_err(system)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(system)?;
         let engines = backend.engines();
+        let looked_at = backend.engines();
+        report_on_quit(move || looked_at().iter().for_each(say_state)).map_err(system)?;
         let stop = async move {
             signals.next().await;
             let now: Vec<_> = engines().iter().map(EngineHandle::metrics).collect();
@@ -286,6 +336,28 @@ fn serve_until_stopped(
             .await
             .map_err(system)
     })
+}
+
+/// What an engine is at, on one line.
+fn say_state(engine: &EngineHandle) {
+    let now = engine.metrics();
+    let step = engine
+        .stalled()
+        .map_or("none".to_owned(), |time| format!("for {time:.1?}"));
+    say(&format!(
+        "{}: {:?}, {} running, {} waiting, step {step}, KV blocks {} free {} cached {} held of {}, \
+         {} accepted, {} failed",
+        engine.info().name,
+        engine.status(),
+        now.running,
+        now.waiting,
+        now.blocks_free,
+        now.blocks_cached,
+        now.blocks_held,
+        now.blocks_total,
+        now.accepted,
+        now.finished.failed
+    ));
 }
 
 /// Keys of the flags and the file, which has one a line; empty lines and `#` comments are skipped.

@@ -32,3 +32,22 @@ impl StopSignals {
         }
     }
 }
+
+/// Calls `state` whenever somebody sends SIGQUIT, and lets SIGHUP pass: a terminal that closes does
+/// not take the server with it. Serving goes on in both cases. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// When the system refuses the handlers.
+pub(crate) fn report_on_quit(state: impl Fn() + Send + 'static) -> io::Result<()> {
+    let mut quit = signal(SignalKind::quit())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = quit.recv() => state(),
+                _ = hangup.recv() => {}
+            }
+        }
+    });
+    Ok(())
+}

@@ -578,6 +578,47 @@ impl Server {
 }
 
 #[test]
+fn limits_are_printed_as_the_flags_set_them() {
+    let stage = Stage::new();
+    let printed = stage.run(&["serve", "--print-limits", "--queue-timeout", "7s"]);
+    assert_code(&printed, 0);
+    let table = stdout(&printed);
+    let row = |name: &str| {
+        let found = table.lines().find(|line| line.starts_with(name));
+        found.unwrap_or_else(|| panic!("no {name} in\n{table}"))
+    };
+    assert!(row("time in the queue").contains("7s  429"), "{table}");
+    assert!(
+        row("time in the queue").ends_with("--queue-timeout"),
+        "{table}"
+    );
+    assert!(row("connections").contains("1024"), "{table}");
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_refused_before_anything_is_loaded() {
+    let stage = Stage::new();
+    fs::write(stage.dir.path().join("not.pem"), "not a certificate").unwrap();
+    let args = [
+        "serve",
+        "absent.gguf",
+        "--port",
+        "0",
+        "--tls-cert",
+        "not.pem",
+        "--tls-key",
+        "not.pem",
+    ];
+    let refused = stage.run(&args);
+    assert_code(&refused, 2);
+    assert!(
+        stderr(&refused).contains("not.pem holds no certificate"),
+        "{}",
+        stderr(&refused)
+    );
+}
+
+#[test]
 fn a_server_serves_and_a_signal_ends_it_with_every_block_free() {
     let stage = Stage::new();
     let server = Server::start(&stage, &["--served-model-name", "small", "tiny"]);
@@ -593,9 +634,17 @@ fn a_server_serves_and_a_signal_ends_it_with_every_block_free() {
     );
     server.send(&request).read_to_string(&mut answer).unwrap();
     assert!(answer.contains(r#""completion_tokens":4"#), "{answer}");
+    // One asks for the state, the other asks for nothing; serving goes on.
+    signal(&server.child, "QUIT");
+    signal(&server.child, "HUP");
+    assert!(server.get("/health", "").starts_with("HTTP/1.1 200"));
     signal(&server.child, "TERM");
     let (code, rest) = server.end();
     assert_eq!(code, Some(0), "{rest}");
+    assert!(
+        rest.contains(": Ready, 0 running, 0 waiting, step none"),
+        "{rest}"
+    );
     let last = rest.lines().last().unwrap();
     assert!(
         last.starts_with("stopped: 1 requests, 0 failed, KV blocks "),

@@ -142,7 +142,7 @@ impl Loaded {
         &mut self,
         file: &GgufFile,
         basis: PlanBasis,
-        in_flight_max: usize,
+        (in_flight_max, waiting_tokens_max): (usize, u64),
     ) -> Result<SharedParts, LoadError> {
         let spec = vocab_spec(file.metadata())?;
         let template = chat_template(file.metadata(), &spec)?;
@@ -176,6 +176,7 @@ impl Loaded {
             pool: self.pool,
             memory: MemoryView { plan, ledger, kv },
             in_flight_max,
+            waiting_tokens_max,
         })
     }
 
@@ -191,6 +192,7 @@ impl Loaded {
             batch: BatchScratch::new(self.batch),
             speculator: self.speculator,
             memory: self.memory,
+            faults_in_a_row: 0,
             shared,
         }
     }

@@ -83,6 +83,8 @@ struct Queue {
     ended: bool,
     /// Nobody will read any more.
     abandoned: bool,
+    /// A step has computed, or computes, something of the request.
+    begun: bool,
 }
 
 #[derive(Debug, Default)]
@@ -130,6 +132,11 @@ impl Emitter {
         self.channel.lock().abandoned
     }
 
+    /// Notes that a step is about to compute something of the request.
+    pub(crate) fn begin(&self) {
+        self.channel.lock().begun = true;
+    }
+
     /// Appends an event. Text of a delta whose predecessor is still unread joins it, so a slow
     /// reader costs one growing event rather than one a token.
     pub(crate) fn emit(&self, event: StreamEvent) {
@@ -164,6 +171,10 @@ pub(crate) struct EventStream {
 }
 
 impl EventStream {
+    pub(crate) fn progress(&self) -> Progress {
+        Progress(Arc::clone(&self.channel))
+    }
+
     /// The next event, `None` after the last.
     pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<StreamEvent>> {
         let mut queue = self.channel.lock();
@@ -193,6 +204,17 @@ impl EventStream {
                 .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+/// Tells how far a request is, whoever reads its events.
+#[derive(Clone, Debug)]
+pub struct Progress(Arc<Channel>);
+
+impl Progress {
+    /// Whether the request has had its turn: a request that has not is waiting.
+    pub fn has_begun(&self) -> bool {
+        self.0.lock().begun
     }
 }
 

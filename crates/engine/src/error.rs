@@ -119,6 +119,14 @@ pub enum SubmitError {
         /// The bound.
         in_flight_max: usize,
     },
+    /// The prompts that wait have too many tokens: try again later.
+    #[error("requests of {waiting} tokens are waiting, {limit} may")]
+    TooManyTokensWaiting {
+        /// Tokens of prompts that have not had their turn.
+        waiting: u64,
+        /// The bound.
+        limit: u64,
+    },
     /// The engine is finishing what it has and takes nothing new.
     #[error("the engine is shutting down")]
     Draining,

@@ -3,13 +3,14 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use kvist_base::{Bytes, SeqId, TokenId, Tokens};
 use kvist_plan::{Plan, PlanError};
 use kvist_text::{ChatInput, SpecialText};
 
 use crate::control::Control;
-use crate::emit::{EventStream, StreamEvent};
+use crate::emit::{EventStream, Progress, StreamEvent};
 use crate::error::{EngineFault, RequestError, SubmitError};
 use crate::map::BlockMap;
 use crate::memory::{BudgetError, MemoryReport, ProcessMemory, ResetError};
@@ -70,6 +71,12 @@ impl EngineHandle {
     /// Counters and gauges as of the last step.
     pub fn metrics(&self) -> MetricsSnapshot {
         self.shared.metrics()
+    }
+
+    /// For how long the engine thread has been at one step; `None` while it waits for work. Does not
+    /// wait for it.
+    pub fn stalled(&self) -> Option<Duration> {
+        self.shared.pulse.busy_for()
     }
 
     /// Where the bytes are, as of the last step.
@@ -185,6 +192,11 @@ impl RequestHandle {
     /// Tokens in the prompt, BOS included.
     pub fn prompt_len(&self) -> Tokens {
         self.prompt_len
+    }
+
+    /// A look at how far the request is, that can be kept while its events are read.
+    pub fn progress(&self) -> Progress {
+        self.events.progress()
     }
 
     /// The next event, `None` after the last. `None` without a `Finished` or `Failed` before it

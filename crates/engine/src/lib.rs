@@ -11,6 +11,8 @@ mod cores;
 mod draft;
 mod emit;
 mod error;
+#[cfg(any(test, feature = "faults"))]
+pub mod faults;
 mod fleet;
 mod handle;
 mod hf_shape;
@@ -25,6 +27,7 @@ mod memory;
 mod metrics;
 mod pack;
 mod plan_change;
+mod pulse;
 mod request;
 mod run;
 mod score;
@@ -42,7 +45,7 @@ mod what_if;
 pub use cores::Cores;
 pub use draft::{DraftError, draft_shape};
 pub use constrain::FileGrammars;
-pub use emit::{Delta, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
+pub use emit::{Delta, Finished, Progress, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 pub use error::{EngineFault, RequestError, SubmitError};
 pub use fleet::{
     Fleet, FleetError, FleetLine, FleetMember, FleetMemory, FleetModel, FleetModelMemory,

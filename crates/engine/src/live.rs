@@ -15,7 +15,7 @@ use crate::emit::{Delta, Emitter, Finished, StoppedBy, StreamEvent, TokenLogprob
 use crate::error::EngineFault;
 use crate::metrics::MetricsSnapshot;
 use crate::request::SpecialTokens;
-use crate::shared::{Place, Submission};
+use crate::shared::{Place, Submission, WaitingTokens};
 
 pub(crate) struct Live {
     pub(crate) sampling: SamplingParams,
@@ -27,6 +27,8 @@ pub(crate) struct Live {
     constrained: Option<Constrained>,
     emitter: Emitter,
     place: Place,
+    /// `None` once a step has computed something of it.
+    waiting: Option<WaitingTokens>,
     stopped_by: Option<StoppedBy>,
     accepted_at: Instant,
     last_token_at: Option<Instant>,
@@ -43,6 +45,7 @@ impl Live {
             request,
             emitter,
             place,
+            waiting,
             accepted_at,
         } = submission;
         let options = DetokenizeOptions {
@@ -58,6 +61,7 @@ impl Live {
             constrained: request.constrained,
             emitter,
             place,
+            waiting: Some(waiting),
             stopped_by: None,
             accepted_at,
             last_token_at: None,
@@ -85,6 +89,13 @@ impl Live {
     /// Time since it was accepted.
     pub(crate) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.accepted_at)
+    }
+
+    /// Its turn has come. Says so once, however often it is called.
+    pub(crate) fn begin(&mut self) {
+        if self.waiting.take().is_some() {
+            self.emitter.begin();
+        }
     }
 
     /// Draws a token from the first row, and from the next one for as long as the token drawn is the

@@ -37,6 +37,8 @@ pub struct EngineOptions {
     pub limits: Limits,
     /// Requests that may wait beyond those that run.
     pub waiting_max: usize,
+    /// Tokens of prompts that may wait for their turn; one prompt may always.
+    pub waiting_tokens_max: u64,
     /// Whether full KV blocks are kept and shared by content.
     pub prefix_caching: bool,
     /// Most tokens one sequence gets in a step while others are alive.
@@ -106,6 +108,7 @@ impl Default for EngineOptions {
         Self {
             limits: Limits::default(),
             waiting_max: 256,
+            waiting_tokens_max: 1 << 20,
             prefix_caching: true,
             chunk_max: None,
             admission: Admission::default(),
@@ -321,7 +324,8 @@ impl Engine {
             draft.as_ref(),
             (options.speculation, &basis.limits),
         )?;
-        let parts = loaded.shared_parts(&file, basis, in_flight_max)?;
+        let bounds = (in_flight_max, options.waiting_tokens_max);
+        let parts = loaded.shared_parts(&file, basis, bounds)?;
         // What the header was read from need not count as ours any longer.
         file.release()?;
         if parts.tokenizer.vocab_len() > config.vocab_len {

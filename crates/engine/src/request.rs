@@ -53,6 +53,10 @@ pub struct GenerateSpec {
 impl GenerateSpec {
     /// Stop strings a request may carry.
     pub const STOPS_MAX: usize = 16;
+    /// Bytes of all of them together.
+    pub const STOPS_BYTES_MAX: usize = kvist_text::STOPS_BYTES_MAX;
+    /// Entries of `sampling.logit_bias`.
+    pub const LOGIT_BIAS_MAX: usize = kvist_sample::LOGIT_BIAS_COUNT_MAX;
 
     /// A greedy request for `prompt` with no limits of its own.
     pub fn greedy(prompt: Prompt) -> Self {

@@ -33,6 +33,7 @@ pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> Remains {
     if let Some(fault) = fault {
         stop(&mut core, commands, &fault);
     }
+    core.shared.pulse.rest();
     let speculator = core.speculator.as_ref();
     Remains {
         pool: core.scheduler.pool_counts(),
@@ -42,6 +43,7 @@ pub(crate) fn run(mut core: Core, commands: &Receiver<Command>) -> Remains {
 
 fn serve(core: &mut Core, commands: &Receiver<Command>) -> Result<(), EngineFault> {
     loop {
+        core.shared.pulse.beat();
         core.cancel_abandoned();
         core.take_in(commands)?;
         if core.scheduler.has_work() {
@@ -50,10 +52,12 @@ fn serve(core: &mut Core, commands: &Receiver<Command>) -> Result<(), EngineFaul
             return core.close();
         } else {
             core.report();
+            core.shared.pulse.rest();
             let next = match core.memory.idle.due_in(Instant::now()) {
                 None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => commands.recv_timeout(wait),
             };
+            core.shared.pulse.beat();
             match next {
                 Ok(command) => core.accept(command)?,
                 Err(RecvTimeoutError::Timeout) => core.rest()?,

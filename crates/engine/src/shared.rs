@@ -23,6 +23,7 @@ use crate::map::{BlockMap, MAP_AGE_MAX};
 use crate::memory::KvReport;
 use crate::metrics::MetricsSnapshot;
 use crate::plan_change::PlanBasis;
+use crate::pulse::Pulse;
 use crate::request::{EndTokens, GenerateRequest, GenerateSpec, Prompt};
 
 /// What callers may tell the engine thread.
@@ -41,6 +42,7 @@ pub(crate) struct Submission {
     pub(crate) request: GenerateRequest,
     pub(crate) emitter: Emitter,
     pub(crate) place: Place,
+    pub(crate) waiting: WaitingTokens,
     pub(crate) accepted_at: Instant,
 }
 
@@ -73,6 +75,8 @@ pub(crate) struct Shared {
     block_size: Tokens,
     blocks_limit: AtomicU32,
     pub(crate) in_flight_max: usize,
+    pub(crate) waiting_tokens_max: u64,
+    pub(crate) pulse: Pulse,
     pub(crate) commands: SyncSender<Command>,
     /// Salts and tenants become numbers nobody outside can aim at.
     names: RandomState,
@@ -80,6 +84,8 @@ pub(crate) struct Shared {
     /// The last map somebody asked for, and when that was.
     map: Mutex<Option<(Instant, Arc<BlockMap>)>>,
     in_flight: AtomicUsize,
+    /// Tokens of prompts that have not had their turn.
+    waiting_tokens: AtomicU64,
     next_id: AtomicU64,
     status: Mutex<EngineStatus>,
     metrics: Mutex<MetricsSnapshot>,
@@ -94,6 +100,7 @@ pub(crate) struct SharedParts {
     pub(crate) pool: PoolShape,
     pub(crate) memory: MemoryView,
     pub(crate) in_flight_max: usize,
+    pub(crate) waiting_tokens_max: u64,
 }
 
 impl fmt::Debug for Shared {
@@ -119,6 +126,7 @@ impl Shared {
             pool,
             memory,
             in_flight_max,
+            waiting_tokens_max,
         } = parts;
         let mut lines = memory.plan.lines.iter();
         let has_grammars = lines.any(|line| line.kind == LineKind::Grammars);
@@ -131,11 +139,14 @@ impl Shared {
             block_size: pool.block_size,
             blocks_limit: AtomicU32::new(pool.blocks_limit.0),
             in_flight_max,
+            waiting_tokens_max,
+            pulse: Pulse::default(),
             commands,
             names: RandomState::new(),
             memory: Mutex::new(memory),
             map: Mutex::new(None),
             in_flight: AtomicUsize::new(0),
+            waiting_tokens: AtomicU64::new(0),
             next_id: AtomicU64::new(0),
             status: Mutex::new(EngineStatus::Ready),
             metrics: Mutex::new(MetricsSnapshot::new()),
@@ -253,6 +264,7 @@ impl Shared {
         // Before any work on the prompt: an overloaded engine answers at once.
         let place = self.take_place()?;
         let request = self.check(spec)?;
+        let waiting = self.take_tokens(request.prompt.len() as u64)?;
         let id = SeqId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let prompt_len = tokens_of(request.prompt.len());
         let (emitter, events) = channel();
@@ -261,6 +273,7 @@ impl Shared {
             request,
             emitter,
             place,
+            waiting,
             accepted_at: Instant::now(),
         };
         match self
@@ -296,6 +309,25 @@ impl Shared {
             }),
             EngineStatus::Draining => Err(SubmitError::Draining),
             EngineStatus::Failed(fault) => Err(SubmitError::Stopped(fault)),
+        }
+    }
+
+    /// Room for a prompt among those that wait. Where nothing waits there is room for any.
+    fn take_tokens(self: &Arc<Self>, tokens: u64) -> Result<WaitingTokens, SubmitError> {
+        let limit = self.waiting_tokens_max;
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        let taken = self
+            .waiting_tokens
+            .fetch_update(order.0, order.1, |waiting| {
+                let sum = waiting.saturating_add(tokens);
+                (waiting == 0 || sum <= limit).then_some(sum)
+            });
+        match taken {
+            Ok(_) => Ok(WaitingTokens {
+                shared: Arc::clone(self),
+                tokens,
+            }),
+            Err(waiting) => Err(SubmitError::TooManyTokensWaiting { waiting, limit }),
         }
     }
 
@@ -431,6 +463,22 @@ impl Shared {
 /// Prompts are bounded by the context long before a count of them overflows.
 fn tokens_of(len: usize) -> Tokens {
     Tokens(u32::try_from(len).unwrap_or(u32::MAX))
+}
+
+/// Tokens of a prompt that waits, given back when its turn comes or it goes.
+pub(crate) struct WaitingTokens {
+    shared: Arc<Shared>,
+    tokens: u64,
+}
+
+impl Drop for WaitingTokens {
+    fn drop(&mut self) {
+        let before = self
+            .shared
+            .waiting_tokens
+            .fetch_sub(self.tokens, Ordering::AcqRel);
+        assert!(before >= self.tokens, "tokens were given back twice");
+    }
 }
 
 /// A place among the requests in flight, given back when dropped. It goes with the request from the

@@ -37,8 +37,14 @@ pub(crate) struct Core {
     pub(crate) batch: BatchScratch,
     pub(crate) speculator: Option<Speculator>,
     pub(crate) memory: Memory,
+    /// Steps that the device failed since the last one that it did.
+    pub(crate) faults_in_a_row: u32,
     pub(crate) shared: Arc<Shared>,
 }
+
+/// Steps the device may fail one after another. A single fault ends the requests of its step; a
+/// device that does nothing but fail is of no use to anyone.
+const FAULTS_IN_A_ROW_MAX: u32 = 3;
 
 impl Core {
     /// Runs one step; nothing happens when there is nothing to run.
@@ -68,12 +74,13 @@ impl Core {
             self.settle_tier();
             return Ok(());
         }
+        self.begin(&plan);
         self.prepare(&plan);
         let batch = self.batch.pack(&plan, &self.scheduler);
         if let Err(error) = self.model.forward(&mut *self.device, self.kv, &batch) {
-            self.scheduler.abandon(plan);
-            return Err(EngineFault::Device(error.to_string()));
+            return self.give_up(plan, EngineFault::Device(error.to_string()));
         }
+        self.faults_in_a_row = 0;
         self.memory
             .costs
             .computed(plan.token_count().0, begun.elapsed());
@@ -94,6 +101,41 @@ impl Core {
             let live = self.live.get_mut(&chunk.seq);
             live.expect("a scheduled sequence is live").prepare();
         }
+    }
+
+    /// Those whose turn has come wait no longer.
+    fn begin(&mut self, plan: &StepPlan) {
+        for chunk in plan.chunks() {
+            let live = self.live.get_mut(&chunk.seq);
+            live.expect("a scheduled sequence is live").begin();
+        }
+    }
+
+    /// Takes back a step that the device failed. Its sequences end with the fault, the others go on:
+    /// nothing that such a step wrote counts, so their state is whole.
+    fn give_up(&mut self, plan: StepPlan, fault: EngineFault) -> Result<(), EngineFault> {
+        let hit: Vec<SeqId> = plan.chunks().iter().map(|chunk| chunk.seq).collect();
+        self.scheduler.abandon(plan);
+        self.faults_in_a_row += 1;
+        if self.faults_in_a_row >= FAULTS_IN_A_ROW_MAX {
+            return Err(fault);
+        }
+        tracing::error!(%fault, sequences = hit.len(), "a step failed; its sequences end");
+        for seq in hit {
+            let ended = self.scheduler.cancel(seq);
+            ended.expect("a planned sequence is scheduled");
+            let live = self.live.remove(&seq).expect("a planned sequence is live");
+            let Self {
+                shared, scheduler, ..
+            } = self;
+            shared.update_metrics(|metrics| {
+                live.fail(fault.clone(), metrics);
+                gauges(scheduler, metrics);
+            });
+        }
+        self.settle_tier();
+        self.report();
+        Ok(())
     }
 
     /// Tokens for each chunk that reached the end of what is known; a fault of numbers or of a

@@ -352,3 +352,29 @@ fn damaged_blocks_are_computed_again() {
     assert_eq!(ask(&engine.handle(), long_prompt()), expected);
     shut_down(engine);
 }
+
+#[test]
+fn a_full_disk_costs_time_and_no_answer() {
+    let file = model();
+    let specs = workload(5, 24);
+    let expected = alone(&file, &specs);
+    let dir = Dir::new();
+    let options = EngineOptions {
+        kv_blocks_max: Some(Blocks(16)),
+        tier: dir.tier(true),
+        ..cached()
+    };
+    // Once, to learn the name of the file.
+    shut_down(file.start(&options));
+    let path = dir.blocks();
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let engine = file.start(&options);
+    let handle = engine.handle();
+    for round in 0..2 {
+        assert_answers(&handle, &specs, &expected, &format!("round {round}"));
+    }
+    let metrics = handle.metrics();
+    assert!(metrics.spilled_blocks > 0, "nothing was ever written");
+    shut_down(engine);
+}

@@ -36,7 +36,9 @@ pub(crate) async fn receive(app: &App, request: Request) -> Result<Received, Api
     if announced(request.headers()).is_some_and(|len| len > limit.0) {
         return Err(too_large());
     }
+    let pieces_max = app.limits.body_pieces_max;
     let reading = async {
+        let mut pieces = 0;
         let mut body = request.into_body().into_data_stream();
         let mut received = Received {
             bytes: Vec::new(),
@@ -44,6 +46,10 @@ pub(crate) async fn receive(app: &App, request: Request) -> Result<Received, Api
         };
         while let Some(piece) = poll_fn(|cx| Pin::new(&mut body).poll_next(cx)).await {
             let piece = piece.map_err(|_| ApiError::BodyBroken)?;
+            pieces += 1;
+            if pieces > pieces_max {
+                return Err(ApiError::TooManyPieces { limit: pieces_max });
+            }
             if received.bytes.len() + piece.len() > bytes_max {
                 return Err(too_large());
             }

@@ -1,5 +1,6 @@
 //! What the server is told at start.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use kvist_base::{Bytes, Tokens};
@@ -12,6 +13,14 @@ pub struct ServerConfig {
     pub served_names: Vec<String>,
     /// Keys, any of which opens every route. Without any, everything is open.
     pub api_keys: Vec<String>,
+    /// Names a request's `Host` may carry, beside addresses, `localhost` and names without a dot.
+    /// `*` stands for every name.
+    pub allowed_hosts: Vec<String>,
+    /// Origins whose pages may call the API from a browser, as `https://example.org`. `*` stands for
+    /// every page.
+    pub cors_origins: Vec<String>,
+    /// Certificate and key to serve HTTPS with; `None`: plain HTTP.
+    pub tls: Option<TlsFiles>,
     /// Bounds on what a client can make the server hold.
     pub limits: HttpLimits,
     /// What `GET /version` says.
@@ -31,6 +40,15 @@ pub struct ServerConfig {
     pub idle_unload: Option<Duration>,
 }
 
+/// Where certificate and key are. Both are read again when the files change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// PEM: the server's certificate, then those it was signed with.
+    pub certificates: PathBuf,
+    /// PEM: the private key.
+    pub key: PathBuf,
+}
+
 /// Between whom the engine's time is shared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FairShare {
@@ -48,6 +66,9 @@ impl Default for ServerConfig {
         Self {
             served_names: Vec::new(),
             api_keys: Vec::new(),
+            allowed_hosts: Vec::new(),
+            cors_origins: Vec::new(),
+            tls: None,
             limits: HttpLimits::default(),
             version: env!("CARGO_PKG_VERSION"),
             started: SystemTime::now(),
@@ -62,17 +83,35 @@ impl Default for ServerConfig {
 /// Bounds on what a client can make the server hold. At each of them the client is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpLimits {
+    /// Request line and headers of a request together, in bytes: beyond it 431.
+    pub header_bytes_max: usize,
+    /// Headers of a request: beyond it 431.
+    pub headers_max: usize,
+    /// Time the headers may take to arrive, from their first byte on: beyond it 408.
+    pub header_time_max: Duration,
+    /// Time a connection may be open without a request: then it is closed.
+    pub idle_time_max: Duration,
     /// Largest request body: beyond it 413.
     pub body_bytes_max: Bytes,
     /// All bodies being received or tokenised together: beyond it 429.
     pub bodies_bytes_max: Bytes,
     /// Time a body may take to arrive: beyond it 408.
     pub body_time_max: Duration,
+    /// Pieces a body may arrive in: beyond it 413.
+    pub body_pieces_max: usize,
     /// Open connections: beyond it new ones wait to be accepted.
     pub connections_max: usize,
     /// Time a client may leave an answer unread before its connection is closed and its request
     /// cancelled.
     pub stall_time_max: Duration,
+    /// Time a request may wait for its turn: beyond it 429.
+    pub queue_time_max: Duration,
+    /// Time a request may take: beyond it 504, or an error event on a stream.
+    pub request_time_max: Duration,
+    /// Time without a step after which an engine with work counts as stalled.
+    pub step_time_max: Duration,
+    /// Time between saying that the server is not ready and taking nothing new.
+    pub drain_delay: Duration,
     /// Time requests may go on after shutdown was asked for.
     pub drain_time_max: Duration,
     /// Silence on a stream after which a comment is sent, so that proxies keep it open.
@@ -86,11 +125,20 @@ pub struct HttpLimits {
 impl Default for HttpLimits {
     fn default() -> Self {
         Self {
+            header_bytes_max: 64 << 10,
+            headers_max: 100,
+            header_time_max: Duration::from_secs(10),
+            idle_time_max: Duration::from_secs(75),
             body_bytes_max: Bytes::MIB * 4,
             bodies_bytes_max: Bytes::MIB * 32,
             body_time_max: Duration::from_secs(30),
+            body_pieces_max: 1 << 16,
             connections_max: 1024,
             stall_time_max: Duration::from_secs(30),
+            queue_time_max: Duration::from_secs(60),
+            request_time_max: Duration::from_secs(600),
+            step_time_max: Duration::from_secs(10),
+            drain_delay: Duration::ZERO,
             drain_time_max: Duration::from_secs(30),
             stream_ping_interval: Duration::from_secs(10),
             prompts_max: 64,

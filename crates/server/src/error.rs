@@ -64,6 +64,12 @@ pub(crate) enum ApiError {
     /// No key, or a wrong one.
     #[error("a valid API key is required: send Authorization: Bearer KEY, or x-api-key: KEY")]
     Unauthorized,
+    /// A name this server is not known by: perhaps another site's that points here.
+    #[error("this server does not answer to {given:?}: start it with --allowed-hosts NAME")]
+    UnknownHost { given: String },
+    /// A page of another site.
+    #[error("pages of {given:?} may not call this server: start it with --cors-origin ORIGIN")]
+    UnknownOrigin { given: String },
     /// A model name nobody serves.
     #[error("use one of: {}; model {given:?} is not served here", .served.join(", "))]
     UnknownModel { given: String, served: Vec<String> },
@@ -79,6 +85,9 @@ pub(crate) enum ApiError {
     /// The body is too large.
     #[error("the request body is larger than {limit}")]
     BodyTooLarge { limit: Size },
+    /// The body came in more pieces than a client sends who means well.
+    #[error("the request body comes in more than {limit} pieces")]
+    TooManyPieces { limit: usize },
     /// The body did not arrive in time.
     #[error("the request body did not arrive within {seconds} s")]
     BodyTooSlow { seconds: u64 },
@@ -96,6 +105,21 @@ pub(crate) enum ApiError {
         in_flight: usize,
         in_flight_max: usize,
     },
+    /// The requests that wait have more tokens than may wait.
+    #[error(
+        "requests of {waiting} tokens are waiting, and {limit} may; try again, or start the server \
+         with a larger --max-waiting-tokens"
+    )]
+    TooManyTokensWaiting { waiting: u64, limit: u64 },
+    /// The request was never begun.
+    #[error("the request waited for {seconds} s and its turn did not come; try again")]
+    WaitedTooLong { seconds: u64 },
+    /// The request took too long.
+    #[error(
+        "the request was not finished within {seconds} s; ask for less, or start the server with a \
+         larger --request-timeout"
+    )]
+    Overdue { seconds: u64 },
     /// The engine takes nothing new.
     #[error("the server is shutting down")]
     Draining,
@@ -122,6 +146,9 @@ pub(crate) enum ApiError {
     /// Our fault. What happened is in the log, under this id.
     #[error("internal error; the server log has the details under {id}")]
     Fault { id: String },
+    /// The engine has work and does not get on with it.
+    #[error("the engine has made no step for {seconds} s")]
+    Stalled { seconds: u64 },
     /// The engine has failed for good.
     #[error("the engine has stopped after a fault; the server must be restarted")]
     EngineStopped,
@@ -147,6 +174,8 @@ const fn kind(status: StatusCode, kind: &'static str, code: &'static str) -> Kin
 
 /// `type` of every error the client can fix.
 const INVALID: &str = "invalid_request_error";
+/// Characters of a message.
+pub(crate) const MESSAGE_CHARS_MAX: usize = 1000;
 /// Seconds after which a refused client may try again. One step takes well under that.
 const RETRY_AFTER_SECONDS: &str = "1";
 
@@ -169,6 +198,10 @@ impl ApiError {
             Self::Unsupported { .. } => kind(S::BAD_REQUEST, INVALID, "unsupported_parameter"),
             Self::Refused { source, .. } => kind(S::BAD_REQUEST, INVALID, refusal_code(source)),
             Self::Unauthorized => kind(S::UNAUTHORIZED, "authentication_error", "invalid_api_key"),
+            Self::UnknownHost { .. } => kind(S::FORBIDDEN, "permission_error", "host_not_allowed"),
+            Self::UnknownOrigin { .. } => {
+                kind(S::FORBIDDEN, "permission_error", "origin_not_allowed")
+            }
             Self::UnknownModel { .. } => kind(S::NOT_FOUND, "not_found_error", "model_not_found"),
             Self::UnknownRoute { .. } => kind(S::NOT_FOUND, "not_found_error", "route_not_found"),
             Self::MethodNotAllowed { .. } => {
@@ -177,14 +210,22 @@ impl ApiError {
             Self::UnsupportedMedia { .. } => {
                 kind(S::UNSUPPORTED_MEDIA_TYPE, INVALID, "unsupported_media_type")
             }
-            Self::BodyTooLarge { .. } => kind(S::PAYLOAD_TOO_LARGE, INVALID, "request_too_large"),
+            Self::BodyTooLarge { .. } | Self::TooManyPieces { .. } => {
+                kind(S::PAYLOAD_TOO_LARGE, INVALID, "request_too_large")
+            }
             Self::BodyTooSlow { .. } => {
                 kind(S::REQUEST_TIMEOUT, "timeout_error", "request_timeout")
             }
             Self::BodyBroken => kind(S::BAD_REQUEST, INVALID, "incomplete_body"),
-            Self::ReceivingTooMuch | Self::Overloaded { .. } => {
+            Self::ReceivingTooMuch
+            | Self::Overloaded { .. }
+            | Self::TooManyTokensWaiting { .. } => {
                 kind(S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full")
             }
+            Self::WaitedTooLong { .. } => {
+                kind(S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_timeout")
+            }
+            Self::Overdue { .. } => kind(S::GATEWAY_TIMEOUT, "timeout_error", "deadline_exceeded"),
             Self::NoRoom(_) => kind(
                 S::SERVICE_UNAVAILABLE,
                 "service_unavailable_error",
@@ -204,6 +245,11 @@ impl ApiError {
                 "shutting_down",
             ),
             Self::Fault { .. } => kind(S::INTERNAL_SERVER_ERROR, "server_error", "internal_error"),
+            Self::Stalled { .. } => kind(
+                S::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "engine_stalled",
+            ),
             Self::EngineStopped => kind(S::INTERNAL_SERVER_ERROR, "server_error", "engine_stopped"),
         }
     }
@@ -266,6 +312,9 @@ impl ApiError {
                 in_flight,
                 in_flight_max,
             },
+            SubmitError::TooManyTokensWaiting { waiting, limit } => {
+                Self::TooManyTokensWaiting { waiting, limit }
+            }
             SubmitError::Draining => Self::Draining,
             SubmitError::Stopped(_) => Self::EngineStopped,
         }
@@ -320,8 +369,7 @@ impl From<ResetError> for ApiError {
 
 /// Messages repeat what was sent; not all of it, if it is long.
 fn clipped(mut message: String) -> String {
-    const CHARS_MAX: usize = 1000;
-    if let Some((end, _)) = message.char_indices().nth(CHARS_MAX) {
+    if let Some((end, _)) = message.char_indices().nth(MESSAGE_CHARS_MAX) {
         message.truncate(end);
         message.push_str("...");
     }
@@ -351,6 +399,10 @@ impl IntoResponse for ApiError {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let seconds = HeaderValue::from_static(RETRY_AFTER_SECONDS);
                 headers.insert(header::RETRY_AFTER, seconds);
+            }
+            // What is left of the body is not read any more, so nothing can follow it.
+            StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
         }

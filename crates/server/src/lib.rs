@@ -8,77 +8,80 @@ mod answer;
 mod auth;
 mod body;
 mod config;
+mod connection;
+mod contain;
 mod error;
+mod front;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod generate;
-mod listener;
+mod lifecycle;
+mod limits;
 mod map;
 mod metrics;
 mod models;
+mod origin;
 mod page;
 mod routes;
 mod state;
+mod term;
+mod tls;
 mod validate;
 mod wire;
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
-use tokio::time::sleep;
 
-pub use config::{FairShare, HttpLimits, ServerConfig};
+pub use config::{FairShare, HttpLimits, ServerConfig, TlsFiles};
+pub use limits::{EngineLimits, Limit, limits};
 pub use models::Models;
+pub use tls::TlsError;
 
-use crate::listener::BoundedListener;
+use crate::front::Front;
 use crate::state::App;
+use crate::tls::Tls;
 
 /// The API over one engine or several, for embedding or for tests without sockets.
 pub fn router(models: impl Into<Models>, config: ServerConfig) -> Router {
     routes::routes(App::new(models.into(), config))
 }
 
-/// Serves the API until `shutdown` resolves. Then the engines take nothing new, connections are no
-/// longer accepted, and running answers are finished, for at most
-/// [`drain_time_max`](HttpLimits::drain_time_max).
+/// Whether certificate and key can be used, to be known before anything is loaded.
 ///
 /// # Errors
-/// When the listener cannot be served from.
+/// Why not.
+pub fn check_tls(files: &TlsFiles) -> Result<(), TlsError> {
+    Tls::read(files.clone()).map(drop)
+}
+
+/// Serves the API until `shutdown` resolves. Then `/ready` says no; after
+/// [`drain_delay`](HttpLimits::drain_delay) the engines take nothing new and what waits is turned
+/// away; what runs is finished, for at most [`drain_time_max`](HttpLimits::drain_time_max), and what
+/// is still not finished is told that it ends. An engine that fails ends serving too.
+///
+/// # Errors
+/// When certificate and key cannot be used; see [`check_tls`].
 pub async fn serve(
     listener: TcpListener,
     models: impl Into<Models>,
-    config: ServerConfig,
+    mut config: ServerConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let listener = BoundedListener::new(listener, &config.limits);
-    let drain_time_max = config.limits.drain_time_max;
+    let tls = config.tls.take().map(Tls::read).transpose();
+    let tls = tls.map_err(io::Error::other)?.map(Arc::new);
     let idle_unload = config.idle_unload;
     let app = App::new(models.into(), config);
     let idle = tokio::spawn(app.models.keep_unloading(idle_unload));
-    let to_drain = app.clone();
-    let (draining, drain_begun) = oneshot::channel();
-    let drain = async move {
-        shutdown.await;
-        to_drain.models.drain();
-        // Fails only when serving has ended, and then nobody needs to know.
-        let _ = draining.send(());
-    };
-    let serving = axum::serve(listener, routes::routes(app)).with_graceful_shutdown(drain);
-    let overtime = async {
-        match drain_begun.await {
-            Ok(()) => sleep(drain_time_max).await,
-            // The sender went away with the server, whose own result is what counts.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    let served = tokio::select! {
-        served = async { serving.await } => served,
-        () = overtime => {
-            tracing::warn!(?drain_time_max, "requests are still running; stopping anyway");
-            Ok(())
-        }
-    };
+    let fresh = tls.clone().map(|tls| tokio::spawn(tls.keep_fresh()));
+    let router = routes::routes(app.clone());
+    Front::new(listener, (app, router), tls).run(shutdown).await;
     idle.abort();
-    served
+    if let Some(fresh) = fresh {
+        fresh.abort();
+    }
+    Ok(())
 }

@@ -313,6 +313,12 @@ impl Models {
         }
     }
 
+    /// How long the engine that is longest at its step is at it; `None`: all wait for work.
+    pub(crate) fn stalled(&self) -> Option<Duration> {
+        let engines = self.loaded().into_iter();
+        engines.filter_map(|(_, engine)| engine.stalled()).max()
+    }
+
     /// Takes nothing new from now on; what was accepted is finished.
     pub(crate) fn drain(&self) {
         match &self.source {

@@ -13,10 +13,13 @@ use serde_json::{Value, json};
 use crate::answer::{ChatAnswer, CompletionAnswer, answer};
 use crate::auth::{Caller, require_key};
 use crate::body::{self, Received};
+use crate::contain::contain;
 use crate::error::ApiError;
+use crate::lifecycle::Phase;
 use crate::map;
 use crate::metrics;
 use crate::models::{Member, Served};
+use crate::origin::guard;
 use crate::page;
 use crate::state::{App, Ticket, now_seconds};
 use crate::validate::{self, Circumstances};
@@ -30,6 +33,9 @@ use crate::wire::read::read_request;
 const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-kvist-ignored-fields");
 /// Names a request in the log; taken from the client if it sends one.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest id of a client that is echoed.
+pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Every route. Whatever is not listed in `open` needs a key, unknown paths included.
 pub(crate) fn routes(app: App) -> Router {
@@ -52,6 +58,8 @@ pub(crate) fn routes(app: App) -> Router {
         .layer(from_fn_with_state(app.clone(), require_key));
     open.method_not_allowed_fallback(method_not_allowed)
         .merge(guarded)
+        .layer(from_fn_with_state(app.clone(), contain))
+        .layer(from_fn_with_state(app.clone(), guard))
         .layer(from_fn_with_state(app.clone(), name_request))
         .with_state(app)
 }
@@ -197,16 +205,24 @@ async fn reset_prefix_cache(State(app): State<App>) -> Result<Json<Value>, ApiEr
 /// Whether the process is of any use: a supervisor restarts it otherwise.
 async fn health(State(app): State<App>) -> Response {
     match app.models.status() {
-        EngineStatus::Ready | EngineStatus::Draining => {
-            Json(json!({"status": "ok"})).into_response()
-        }
         EngineStatus::Failed(_) => unavailable(ApiError::EngineStopped),
+        EngineStatus::Ready | EngineStatus::Draining => match app.models.stalled() {
+            Some(time) if time >= app.limits.step_time_max => {
+                let seconds = time.as_secs();
+                tracing::error!(seconds, "the engine has work and makes no step");
+                unavailable(ApiError::Stalled { seconds })
+            }
+            _ => Json(json!({"status": "ok"})).into_response(),
+        },
     }
 }
 
 /// Whether to send requests here.
 async fn ready(State(app): State<App>) -> Response {
     match app.models.status() {
+        EngineStatus::Ready if app.lifecycle.phase() != Phase::Serving => {
+            ApiError::Draining.into_response()
+        }
         EngineStatus::Ready => Json(json!({"status": "ready"})).into_response(),
         EngineStatus::Draining => ApiError::Draining.into_response(),
         EngineStatus::Failed(_) => unavailable(ApiError::EngineStopped),
@@ -258,7 +274,7 @@ async fn name_request(State(app): State<App>, request: Request, next: Next) -> R
 
 fn is_sane_id(id: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    (1..=128).contains(&id.len()) && id.iter().all(is_plain)
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(is_plain)
 }
 
 #[cfg(test)]

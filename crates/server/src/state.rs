@@ -10,10 +10,12 @@ use tokio::sync::Semaphore;
 
 use crate::auth::Keys;
 use crate::config::{FairShare, HttpLimits, ServerConfig};
+use crate::lifecycle::Lifecycle;
 use crate::models::Models;
+use crate::origin::Origins;
 
 /// Large prompts tokenised at a time. More would take the cores from the engine.
-const TOKENISING_MAX: usize = 2;
+pub(crate) const TOKENISING_MAX: usize = 2;
 
 /// What every handler shares. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) limits: HttpLimits,
     pub(crate) version: &'static str,
     pub(crate) keys: Keys,
+    pub(crate) origins: Origins,
+    pub(crate) lifecycle: Lifecycle,
     pub(crate) output_default: Option<Tokens>,
     pub(crate) fair_share: FairShare,
     /// Bytes of bodies that may still be received, in units of [`BODY_UNIT_BYTES`].
@@ -58,6 +62,8 @@ impl App {
             models,
             version: config.version,
             keys: Keys::new(&config.api_keys),
+            origins: Origins::new(&config.allowed_hosts, &config.cors_origins),
+            lifecycle: Lifecycle::default(),
             output_default: config.output_default,
             fair_share: config.fair_share,
             bodies: Arc::new(Semaphore::new(body_units)),

@@ -35,6 +35,6 @@ pub use chat::{ChatInput, ChatMessage, ChatTemplate, TemplateTokens, TimeStamp};
 pub use detok::{DetokenizeOptions, Detokenizer, TextDelta};
 pub use error::TextError;
 pub use hf::{TokenizerJsonOptions, from_tokenizer_json};
-pub use stop::{StopMatcher, StopVerdict};
+pub use stop::{STOPS_BYTES_MAX, StopMatcher, StopVerdict};
 pub use tokenizer::{SpecialText, Tokenizer, encode_prompt, from_vocab};
 pub use vocab::{SpecialIds, TokenType, VocabModel, VocabSpec};

@@ -6,7 +6,7 @@ use crate::error::TextError;
 use crate::trie::{NodeIdx, Trie};
 
 /// Bytes that all stop strings of a request may have together.
-const STOPS_BYTES_MAX: usize = 64 * 1024;
+pub const STOPS_BYTES_MAX: usize = 64 * 1024;
 
 /// What a piece of text means for the stop strings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

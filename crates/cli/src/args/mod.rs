@@ -4,6 +4,7 @@
 mod bench;
 mod compute;
 mod duration;
+mod http;
 mod limits;
 mod memory;
 mod perplexity;
@@ -27,6 +28,7 @@ use crate::pull::Network;
 pub use bench::BenchArgs;
 pub use compute::ComputeArgs;
 pub use duration::After;
+pub use http::HttpArgs;
 pub use limits::{BatchArgs, KvCacheDtype, LoadMode, MemoryArgs};
 pub use memory::{MemoryChange, MemoryCommandArgs};
 pub use perplexity::PerplexityArgs;

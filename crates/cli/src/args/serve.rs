@@ -6,8 +6,8 @@ use kvist_engine::{Admission, Fairness, TierOptions};
 use kvist_server::FairShare;
 
 use super::{
-    After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, MemoryArgs, NetworkArgs, SpeculationArgs,
-    StructuredArgs, model_help, parse_tokens,
+    After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, HttpArgs, MemoryArgs, NetworkArgs,
+    SpeculationArgs, StructuredArgs, model_help, parse_tokens,
 };
 
 /// Serve one or more models over the OpenAI API.
@@ -66,6 +66,15 @@ pub struct ServeArgs {
         hide_short_help = true
     )]
     pub max_waiting: usize,
+    /// Most prompt tokens that wait for their turn; requests beyond are answered with 429.
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        default_value_t = 1 << 20,
+        help_heading = "Batching",
+        hide_short_help = true
+    )]
+    pub max_waiting_tokens: u64,
     /// When a waiting request is let in.
     #[arg(
         long,
@@ -135,6 +144,10 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub prefix_caching: PrefixCaching,
+    // Last: its heading would go on over what follows.
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http: HttpArgs,
 }
 
 /// When a waiting request is let in.

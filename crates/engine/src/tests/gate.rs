@@ -2,13 +2,13 @@
 
 use kvist_base::FinishReason;
 
-use super::{Gated, Trouble, end_of, options, request, until};
+use super::{Gated, end_of, options, request, until};
 use crate::error::SubmitError;
 use crate::handle::EngineStatus;
 
 #[test]
 fn the_engine_is_full_exactly_at_its_bound() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     let submit = || handle.submit(request(4, 6));
     let requests: Vec<_> = (0..5).map(|_| submit().expect("five places")).collect();
@@ -42,7 +42,7 @@ fn the_engine_is_full_exactly_at_its_bound() {
 
 #[test]
 fn an_invalid_request_takes_no_place() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     for _ in 0..20 {
         let refused = handle.submit(request(0, 1)).expect_err("an empty prompt");
@@ -54,7 +54,7 @@ fn an_invalid_request_takes_no_place() {
 
 #[test]
 fn a_draining_engine_finishes_what_it_has() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     let requests: Vec<_> = (0..4)
         .map(|_| handle.submit(request(10, 5)).expect("places"))
@@ -86,7 +86,7 @@ fn a_draining_engine_finishes_what_it_has() {
 
 #[test]
 fn a_request_sent_in_the_last_step_before_a_drain_is_served() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     let last = handle.submit(request(4, 1)).expect("a place");
     gated.gate.wait_for(1);
@@ -101,7 +101,7 @@ fn a_request_sent_in_the_last_step_before_a_drain_is_served() {
 
 #[test]
 fn a_full_engine_that_drains_says_so() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     let requests: Vec<_> = (0..5).map(|_| handle.submit(request(1, 1))).collect();
     assert!(requests.iter().all(Result::is_ok));
@@ -114,7 +114,7 @@ fn a_full_engine_that_drains_says_so() {
 
 #[test]
 fn a_caller_may_leave_before_it_is_looked_at() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     let running = handle.submit(request(4, 3)).expect("a place");
     gated.gate.wait_for(1);
@@ -135,7 +135,7 @@ fn a_caller_may_leave_before_it_is_looked_at() {
 
 #[test]
 fn a_caller_may_leave_the_queue() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     // The third waits: two run.
     let submit = |output| handle.submit(request(4, output)).expect("a place");
@@ -167,7 +167,7 @@ fn a_caller_may_leave_the_queue() {
 
 #[test]
 fn blocks_are_back_within_a_step_of_leaving() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     // A prompt of 60 in steps of 8: the caller leaves in the third of eight.
     let leaver = handle.submit(request(60, 5)).expect("a place");

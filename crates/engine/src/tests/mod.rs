@@ -1,13 +1,11 @@
 //! The engine on a device that waits, fails or panics when a test wants it to: what callers see
 //! then must not depend on luck, so steps pass a gate one by one.
 
-mod device;
 mod faults;
 mod gate;
 mod map;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,11 +15,11 @@ use kvist_testkit::tiny::TinyModel;
 
 use crate::emit::{Finished, StreamEvent};
 use crate::error::EngineFault;
+use crate::faults::{Fault, Faults, FaultyDevice, When};
 use crate::handle::{EngineHandle, RequestHandle};
 use crate::load::{Engine, EngineOptions, ShutdownReport};
 use crate::metrics::MetricsSnapshot;
 use crate::request::{EndTokens, GenerateSpec, Prompt};
-use device::{Gate, Trouble, TroubledDevice};
 
 /// At most two sequences run and three wait; steps of eight tokens.
 fn options() -> EngineOptions {
@@ -39,13 +37,17 @@ fn options() -> EngineOptions {
 
 /// A tiny engine behind a gate. The gate opens when this ends, so that a failed test ends too.
 struct Gated {
-    gate: Arc<Gate>,
+    gate: Faults,
     engine: Option<Engine>,
 }
 
 impl Gated {
-    fn start(options: &EngineOptions, trouble: Trouble) -> Self {
-        let gate = Arc::new(Gate::default());
+    fn start(options: &EngineOptions, trouble: Option<(When, Fault)>) -> Self {
+        let gate = Faults::default();
+        gate.close();
+        if let Some((when, fault)) = trouble {
+            gate.plan(when, fault);
+        }
         let path = model_file();
         let machine = Machine {
             mem_total: Bytes(8 << 30),
@@ -55,8 +57,7 @@ impl Gated {
             cores: 2,
         };
         let engine = Engine::load_around(&path, &machine, options, |inner| {
-            let gate = Arc::clone(&gate);
-            Box::new(TroubledDevice::new(inner, gate, trouble))
+            FaultyDevice::around(inner, gate.clone())
         });
         std::fs::remove_file(&path).expect("just written");
         let engine = Some(engine.expect("a tiny model loads"));

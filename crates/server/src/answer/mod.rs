@@ -10,7 +10,7 @@ pub(crate) use completion::CompletionAnswer;
 use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use kvist_engine::{Delta, Finished, StoppedBy};
+use kvist_engine::{Delta, Finished, RequestHandle, StoppedBy};
 use serde::Serialize;
 
 use self::stream::AnswerStream;
@@ -19,6 +19,7 @@ use crate::error::ApiError;
 use crate::generate::{Output, Tally, collect, submit};
 use crate::models::Served;
 use crate::state::{App, Ticket, now_seconds};
+use crate::term::Term;
 use crate::validate::{Call, Delivery};
 use crate::wire::common::{StopReason, Usage};
 
@@ -78,23 +79,38 @@ pub(crate) async fn answer<A: Answer>(
     let handles = submit(app, (&served, call), A::PROMPT_FIELD).await?;
     // The prompts are tokens now; what they were received in is gone.
     drop(share);
-    let mut tally = Tally::new(choices);
+    let mut term = Term::new(app, handles.iter().map(RequestHandle::progress).collect());
+    let tally = Tally::new(choices);
     match delivery {
         Delivery::Whole => {
-            let mut outputs = Vec::with_capacity(handles.len());
-            for (index, handle) in handles.into_iter().enumerate() {
-                let output = collect(handle, &answer.heading().id).await?;
-                tally.add(index, &output.finished);
-                outputs.push(output);
-            }
+            let (outputs, tally) = tokio::select! {
+                collected = collect_all(handles, tally, &answer.heading().id) => collected?,
+                error = term.over() => return Err(error),
+            };
             Ok(Json(answer.whole(outputs, tally.usage())).into_response())
         }
         Delivery::Stream(usage) => {
-            let stream = AnswerStream::new(answer, handles, stream::End { usage, tally });
+            let end = stream::End { usage, tally };
+            let stream = AnswerStream::new(answer, handles, (term, end));
             let ping = KeepAlive::new().interval(app.limits.stream_ping_interval);
             Ok(Sse::new(stream).keep_alive(ping).into_response())
         }
     }
+}
+
+/// Waits for all alternatives. Dropping the future cancels those that still run.
+async fn collect_all(
+    handles: Vec<RequestHandle>,
+    mut tally: Tally,
+    id: &str,
+) -> Result<(Vec<Output>, Tally), ApiError> {
+    let mut outputs = Vec::with_capacity(handles.len());
+    for (index, handle) in handles.into_iter().enumerate() {
+        let output = collect(handle, id).await?;
+        tally.add(index, &output.finished);
+        outputs.push(output);
+    }
+    Ok((outputs, tally))
 }
 
 /// The caller's stop condition that matched, on the wire.

@@ -11,6 +11,7 @@ use kvist_engine::{RequestHandle, StreamEvent};
 use super::{Answer, EventResult};
 use crate::error::ApiError;
 use crate::generate::Tally;
+use crate::term::Term;
 use crate::validate::StreamUsage;
 
 /// What a stream ends with.
@@ -21,12 +22,13 @@ pub(super) struct End {
 
 /// Pieces of all alternatives as they come, then usage if asked for, then `[DONE]`.
 ///
-/// A fault ends the stream with an error object and without `[DONE]`, which is how OpenAI's clients
+/// A fault, or the end of its time, ends the stream with an error object and without `[DONE]`, which is how OpenAI's clients
 /// tell a broken answer from a whole one. Dropping the stream cancels what is still running.
 pub(super) struct AnswerStream<A> {
     answer: A,
     alternatives: Vec<Alternative>,
     ready: VecDeque<EventResult>,
+    term: Term,
     end: End,
     state: State,
 }
@@ -50,11 +52,12 @@ enum State {
 }
 
 impl<A: Answer> AnswerStream<A> {
-    pub(super) fn new(answer: A, handles: Vec<RequestHandle>, end: End) -> Self {
+    pub(super) fn new(answer: A, handles: Vec<RequestHandle>, (term, end): (Term, End)) -> Self {
         Self {
             answer,
             alternatives: handles.into_iter().map(Alternative::Silent).collect(),
             ready: VecDeque::new(),
+            term,
             end,
             state: State::Running,
         }
@@ -138,6 +141,13 @@ impl<A: Answer> Stream for AnswerStream<A> {
         let this = self.get_mut();
         if this.ready.is_empty() && this.state == State::Running {
             this.gather(context);
+        }
+        // What is ready is sent first: a client that reads slowly still gets all there was.
+        if this.ready.is_empty()
+            && this.state == State::Running
+            && let Poll::Ready(error) = this.term.poll(context)
+        {
+            this.fail(&error);
         }
         match this.ready.pop_front() {
             Some(event) => Poll::Ready(Some(event)),

@@ -12,7 +12,7 @@ use crate::wire::common::Integer;
 use crate::wire::read::Received;
 
 /// OpenAI's bound on `top_logprobs`.
-const TOP_LOGPROBS_MAX: u32 = 20;
+pub(crate) const TOP_LOGPROBS_MAX: u32 = 20;
 
 /// Checks a request.
 pub(crate) fn chat(

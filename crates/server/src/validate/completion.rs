@@ -14,7 +14,7 @@ use crate::wire::read::Received;
 /// OpenAI's default of `max_tokens` on this endpoint, where the server has none of its own.
 const OUTPUT_MAX_DEFAULT: Tokens = Tokens(16);
 /// OpenAI's bound on `logprobs` on this endpoint.
-const LOGPROBS_MAX: u32 = 5;
+pub(crate) const LOGPROBS_MAX: u32 = 5;
 
 /// Checks a request.
 pub(crate) fn completion(

@@ -11,11 +11,11 @@ mod plan;
 mod settings;
 mod unsupported;
 
-pub(crate) use chat::chat;
-pub(crate) use completion::completion;
+pub(crate) use chat::{TOP_LOGPROBS_MAX, chat};
+pub(crate) use completion::{LOGPROBS_MAX, completion};
 pub(crate) use memory::budget;
 pub(crate) use plan::plan_change;
-pub(crate) use settings::Settings;
+pub(crate) use settings::{CACHE_SALT_BYTES_MAX, STOP_TOKENS_MAX, Settings};
 
 use std::fmt;
 use std::ops::RangeInclusive;

@@ -10,9 +10,9 @@ use crate::error::ApiError;
 use crate::wire::common::{GenerationFields, Integer, LogitBias, OneOrMany, StreamOptions};
 
 /// Longest `cache_salt`, in bytes.
-const CACHE_SALT_BYTES_MAX: usize = 256;
+pub(crate) const CACHE_SALT_BYTES_MAX: usize = 256;
 /// Stop tokens a request may carry.
-const STOP_TOKENS_MAX: usize = 128;
+pub(crate) const STOP_TOKENS_MAX: usize = 128;
 
 /// A request to the engine, but for its prompt.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use super::common::{GenerationFields, Integer, SmallObject, StopReason, Usage};
 use super::read::{List, Object, ReadError, Reader, WireObject, WireValue, wire_object};
 
 /// Messages, and parts of one message, a body may have.
-const MESSAGES_MAX: usize = 16_384;
+pub(crate) const MESSAGES_MAX: usize = 16_384;
 
 wire_object! {
     /// The request.

@@ -7,6 +7,7 @@ pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod completion;
 pub(crate) mod constraint;
+pub(crate) mod depth;
 pub(crate) mod error;
 pub(crate) mod map;
 pub(crate) mod memory;

@@ -13,8 +13,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::depth::{DEPTH_MAX, TooDeep, check_depth};
+
 /// Fields an object may have; far above any client, far below what fills memory.
-const FIELDS_MAX: usize = 256;
+pub(crate) const FIELDS_MAX: usize = 256;
 /// Unread nested fields that are remembered by name.
 const NESTED_UNREAD_MAX: usize = 16;
 /// Largest unread value that is kept, in bytes of JSON. Longer ones are known by name only.
@@ -76,6 +78,11 @@ pub(crate) struct Unread {
 
 /// Reads a request body.
 pub(crate) fn read_request<T: WireObject>(body: &[u8]) -> Result<Received<T>, ReadError> {
+    check_depth(body).map_err(|TooDeep { line, column }| ReadError::Syntax {
+        detail: format!("more than {DEPTH_MAX} objects and lists inside each other"),
+        line,
+        column,
+    })?;
     let mut object: Object<'_> =
         serde_json::from_slice(body).map_err(|error| ReadError::syntax(&error))?;
     let mut reader = Reader::default();

@@ -110,9 +110,21 @@ async fn depth_and_width_are_bounded() {
     );
     let messages = format!("{{\"messages\": {deep}}}");
     assert_eq!(server.post_text(CHAT, &messages).await.error().0, 400);
-    // Nobody reads an unknown field, so its depth costs nothing.
+    // Also where nobody reads it.
     let unknown = format!("{{\"prompt\": \"ba\", \"max_tokens\": 1, \"x\": {deep}}}");
-    assert_eq!(server.post_text(COMPLETIONS, &unknown).await.status, 200);
+    let reply = server.post_text(COMPLETIONS, &unknown).await;
+    assert_eq!(reply.error().2, "invalid_json");
+    assert!(
+        reply.message().contains("column 103)"),
+        "{}",
+        reply.message()
+    );
+    let shallow = format!(
+        "{{\"prompt\": \"ba\", \"max_tokens\": 1, \"x\": {}1{}}}",
+        "[".repeat(63),
+        "]".repeat(63)
+    );
+    assert_eq!(server.post_text(COMPLETIONS, &shallow).await.status, 200);
 
     let fields: String = (0..300).map(|n| format!("\"f{n}\": 1,")).collect();
     let wide = format!("{{{fields} \"prompt\": \"x\"}}");

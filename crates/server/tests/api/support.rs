@@ -304,7 +304,7 @@ pub fn tiny_model() -> TinyModel {
 }
 
 /// The model's file, written once and left for the next run.
-fn model_file() -> &'static Path {
+pub fn model_file() -> &'static Path {
     static FILE: OnceLock<PathBuf> = OnceLock::new();
     FILE.get_or_init(|| {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("server-tests.gguf");
