@@ -42,6 +42,8 @@ enum Task {
     Tidy,
     /// Simulate random histories of the scheduler and report what they covered
     Sim(SimArguments),
+    /// Throw bytes at one fuzz target, or at all of them, and report the first that break it
+    Fuzz(FuzzArguments),
     /// Compare greedy output with llama.cpp, token by token, on one model file
     Oracle(oracle::Arguments),
     /// Compare the perplexity of a text with llama.cpp's
@@ -71,6 +73,18 @@ struct SynthArguments {
 }
 
 #[derive(clap::Args)]
+struct FuzzArguments {
+    /// A target of `crates/fuzzing`, or all
+    target: String,
+    /// How long to try each
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// The same seed makes the same inputs
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+#[derive(clap::Args)]
 struct SimArguments {
     /// Histories to simulate
     #[arg(long, default_value_t = 10_000)]
@@ -87,6 +101,7 @@ fn main() -> ExitCode {
         Task::Page(arguments) => page(&arguments),
         Task::Tidy => tidy(),
         Task::Sim(arguments) => sim(&arguments),
+        Task::Fuzz(arguments) => fuzz(&arguments),
         Task::Oracle(arguments) => oracle::run(&arguments),
         Task::Perplexity(arguments) => perplexity::run(&arguments),
         Task::Fixtures(arguments) => fixtures::run(&arguments),
@@ -129,6 +144,21 @@ fn sim(arguments: &SimArguments) -> Outcome {
     let SimArguments { seeds, first } = arguments;
     example("sim")
         .args([first.to_string(), seeds.to_string()])
+        .check()
+}
+
+/// The targets need most rooms, which this program is built without.
+fn fuzz(arguments: &FuzzArguments) -> Outcome {
+    let FuzzArguments {
+        target,
+        seconds,
+        seed,
+    } = arguments;
+    let run = ["run", "--quiet", "--package", "kvist-fuzzing"];
+    Run::cargo()
+        .args(run)
+        .args(["--example", "drive", "--"])
+        .args([target.clone(), seconds.to_string(), seed.to_string()])
         .check()
 }
 

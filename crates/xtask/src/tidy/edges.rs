@@ -27,6 +27,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("cli", &["base", "weights", "plan", "engine", "server"]),
     // Test support: no product depends on it.
     ("testkit", &["base", "weights"]),
+    ("fuzzing", &["base", "weights", "text", "server"]),
 ];
 
 /// The developers' tool: free to use any room, used by none.
