@@ -42,9 +42,9 @@ mod transfer;
 mod vocab;
 mod what_if;
 
+pub use constrain::FileGrammars;
 pub use cores::Cores;
 pub use draft::{DraftError, draft_shape};
-pub use constrain::FileGrammars;
 pub use emit::{Delta, Finished, Progress, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 pub use error::{EngineFault, RequestError, SubmitError};
 pub use fleet::{
