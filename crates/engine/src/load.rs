@@ -319,11 +319,7 @@ impl Engine {
         log_offload(&plan);
         let in_flight_max = options.limits.running_max as usize + options.waiting_max;
         let mut loaded = Loaded::new(&file, &config, (&plan, options))?;
-        loaded.speculate(
-            &file,
-            draft.as_ref(),
-            (options.speculation, &basis.limits),
-        )?;
+        loaded.speculate(&file, draft.as_ref(), (options.speculation, &basis.limits))?;
         let bounds = (in_flight_max, options.waiting_tokens_max);
         let parts = loaded.shared_parts(&file, basis, bounds)?;
         // What the header was read from need not count as ours any longer.

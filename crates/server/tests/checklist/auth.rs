@@ -21,12 +21,15 @@ fn keyed() -> ServerConfig {
 /// Every path that the router has, from its source: a new route is checked without anybody
 /// remembering to.
 fn routes() -> Vec<String> {
-    let source = include_str!("../../src/routes.rs");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let source = crate::list::read_all(&root);
     let after = source.split(".route(").skip(1);
     let paths = after.filter_map(|rest| {
         let path = rest.trim_start().strip_prefix('"')?.split('"').next()?;
         Some(path.replace("{*id}", "x").replace(['{', '}'], ""))
     });
+    // Those of a router in a unit test are nobody's.
+    let paths = paths.filter(|path| !["/panics", "/works"].contains(&path.as_str()));
     paths.collect()
 }
 
