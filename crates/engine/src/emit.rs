@@ -31,6 +31,8 @@ pub struct Delta {
     pub text: String,
     /// The tokens behind it, in order.
     pub tokens: Vec<TokenId>,
+    /// For each of them, bytes of the text that became certain with it.
+    pub text_lens: Vec<usize>,
     /// One entry a token when the request asked for log-probabilities, else empty.
     pub logprobs: Vec<TokenLogprobs>,
 }
@@ -148,6 +150,7 @@ impl Emitter {
             (Some(StreamEvent::Delta(last)), StreamEvent::Delta(next)) => {
                 last.text.push_str(&next.text);
                 last.tokens.extend(next.tokens);
+                last.text_lens.extend(next.text_lens);
                 last.logprobs.extend(next.logprobs);
             }
             (_, event) => queue.events.push_back(event),

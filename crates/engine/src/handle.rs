@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kvist_base::{Bytes, SeqId, TokenId, Tokens};
 use kvist_plan::{Plan, PlanError};
-use kvist_text::{ChatInput, SpecialText};
+use kvist_text::{ChatInput, ChatTemplate, ChatTraits, SpecialText};
 
 use crate::control::Control;
 use crate::emit::{EventStream, Progress, StreamEvent};
@@ -16,7 +16,7 @@ use crate::map::BlockMap;
 use crate::memory::{BudgetError, MemoryReport, ProcessMemory, ResetError};
 use crate::metrics::MetricsSnapshot;
 use crate::plan_change::PlanChange;
-use crate::request::GenerateSpec;
+use crate::request::{GenerateSpec, Prompt};
 use crate::shared::Shared;
 
 /// What is being served.
@@ -156,12 +156,26 @@ impl EngineHandle {
         self.shared.tokenize(text, mode)
     }
 
+    /// Tokens a prompt has for this model, BOS included. Runs on the caller's thread.
+    ///
+    /// # Errors
+    /// When it cannot be a prompt of this model.
+    pub fn prompt_len(&self, prompt: Prompt) -> Result<Tokens, RequestError> {
+        self.shared.prompt_len(prompt)
+    }
+
     /// A conversation as the model's chat template writes it.
     ///
     /// # Errors
     /// When there is no template or it refuses the conversation.
     pub fn render_chat(&self, input: &ChatInput) -> Result<String, RequestError> {
         self.shared.render_chat(input)
+    }
+
+    /// What conversations the model's chat template can write, and how the model answers; `None`
+    /// without a template.
+    pub fn chat_traits(&self) -> Option<&ChatTraits> {
+        self.shared.template.as_ref().map(ChatTemplate::traits)
     }
 
     /// The bytes a token stands for; empty for an id outside the vocabulary.
@@ -180,6 +194,7 @@ impl EngineHandle {
 pub struct RequestHandle {
     pub(crate) id: SeqId,
     pub(crate) prompt_len: Tokens,
+    pub(crate) prompt_tail: String,
     pub(crate) events: EventStream,
 }
 
@@ -197,6 +212,12 @@ impl RequestHandle {
     /// A look at how far the request is, that can be kept while its events are read.
     pub fn progress(&self) -> Progress {
         self.events.progress()
+    }
+
+    /// The last characters of a conversation as the model's template wrote it; empty for other
+    /// prompts. Tells whether the model was left in the middle of its reasoning.
+    pub fn prompt_tail(&self) -> &str {
+        &self.prompt_tail
     }
 
     /// The next event, `None` after the last. `None` without a `Finished` or `Failed` before it

@@ -78,4 +78,7 @@ pub use kvist_kernels::{Isa, IsaError};
 pub use kvist_plan as plan;
 pub use kvist_sample::{ParamError, SamplingSpec, TokenLogprob};
 pub use kvist_sched::{Admission, Fairness};
-pub use kvist_text::{ChatInput, ChatMessage, SpecialText};
+pub use kvist_text::{
+    ChatInput, ChatMessage, ChatTraits, OutputParser, OutputPiece, OutputSpec, ReasoningFormat,
+    SpecialText, ToolCall, ToolFormat, ToolSpec, ToolsSpec, UnknownFormat,
+};

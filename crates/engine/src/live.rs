@@ -50,6 +50,7 @@ impl Live {
         } = submission;
         let options = DetokenizeOptions {
             skip_special_tokens: request.special_tokens == SpecialTokens::Hide,
+            kept: request.marks,
         };
         let live = Self {
             state: SamplerState::new(&request.prompt),
@@ -178,6 +179,7 @@ impl Live {
         } = sampled;
         let mut delta = Delta {
             tokens: vec![token],
+            text_lens: vec![0],
             ..Delta::default()
         };
         if let Some(logprob) = logprob {
@@ -196,6 +198,7 @@ impl Live {
             let text = self.detokenizer.push(token);
             let verdict = self.stop.feed(text.as_str());
             delta.text = verdict.emit;
+            delta.text_lens[0] = delta.text.len();
             match verdict.matched {
                 Some(idx) => {
                     self.stopped_by = self.stop_texts.get(idx).cloned().map(StoppedBy::Text);

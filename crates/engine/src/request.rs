@@ -42,6 +42,9 @@ pub struct GenerateSpec {
     pub end_tokens: EndTokens,
     /// Whether special tokens appear in the text.
     pub special_tokens: SpecialTokens,
+    /// Texts that appear in the output even where they are hidden special tokens: what the caller
+    /// tells its parts by.
+    pub marks: Vec<&'static str>,
     /// Requests share KV blocks only with those of the same salt.
     pub cache_salt: Option<String>,
     /// Lower is served earlier, and later preempted; 0 is usual.
@@ -73,6 +76,7 @@ impl GenerateSpec {
             constraint: None,
             end_tokens: EndTokens::Stop,
             special_tokens: SpecialTokens::Hide,
+            marks: Vec::new(),
             cache_salt: None,
             priority: 0,
             tenant: None,
@@ -111,6 +115,8 @@ pub(crate) struct GenerateRequest {
     pub(crate) output_max: Tokens,
     pub(crate) constrained: Option<Constrained>,
     pub(crate) special_tokens: SpecialTokens,
+    /// Special tokens that appear in the text even so.
+    pub(crate) marks: Vec<TokenId>,
     /// Root of the prefixes it may share.
     pub(crate) cache_root: u64,
     pub(crate) priority: i32,

@@ -263,7 +263,7 @@ impl Shared {
     ) -> Result<RequestHandle, SubmitError> {
         // Before any work on the prompt: an overloaded engine answers at once.
         let place = self.take_place()?;
-        let request = self.check(spec)?;
+        let (request, prompt_tail) = self.check(spec)?;
         let waiting = self.take_tokens(request.prompt.len() as u64)?;
         let id = SeqId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let prompt_len = tokens_of(request.prompt.len());
@@ -283,6 +283,7 @@ impl Shared {
             Ok(()) => Ok(RequestHandle {
                 id,
                 prompt_len,
+                prompt_tail,
                 events,
             }),
             Err(_) => Err(self.refusal()),
@@ -339,8 +340,8 @@ impl Shared {
         }
     }
 
-    /// The only way to a [`GenerateRequest`].
-    fn check(&self, spec: GenerateSpec) -> Result<GenerateRequest, RequestError> {
+    /// The only way to a [`GenerateRequest`]. Comes with the end of a rendered conversation.
+    fn check(&self, spec: GenerateSpec) -> Result<(GenerateRequest, String), RequestError> {
         if spec.stop.len() > GenerateSpec::STOPS_MAX {
             let (limit, given) = (GenerateSpec::STOPS_MAX, spec.stop.len());
             return Err(RequestError::TooManyStops { limit, given });
@@ -355,7 +356,7 @@ impl Shared {
         let mut sampling = spec.sampling;
         sampling.end_tokens.clone_from(&ends);
         let sampling = SamplingParams::new(sampling, self.tokenizer.vocab_len())?;
-        let prompt = self.prompt_tokens(spec.prompt)?;
+        let (prompt, prompt_tail) = self.prompt_tokens(spec.prompt)?;
         let output_max = self.output_max(
             tokens_of(prompt.len()),
             (spec.output_max, spec.output_default),
@@ -368,7 +369,7 @@ impl Shared {
             }
             None => None,
         };
-        Ok(GenerateRequest {
+        let request = GenerateRequest {
             constrained,
             cache_root: self.cache_root(spec.cache_salt.as_deref()),
             priority: spec.priority,
@@ -380,7 +381,17 @@ impl Shared {
             ends,
             output_max,
             special_tokens: spec.special_tokens,
-        })
+            marks: self.special_among(&spec.marks),
+        };
+        Ok((request, prompt_tail))
+    }
+
+    /// The special tokens that are spelled so.
+    fn special_among(&self, texts: &[&str]) -> Vec<TokenId> {
+        let ids = texts
+            .iter()
+            .filter_map(|text| self.tokenizer.token_id(text));
+        ids.filter(|id| self.tokenizer.is_special(*id)).collect()
     }
 
     fn ends(&self, end_tokens: EndTokens, stop_tokens: &[TokenId]) -> Vec<TokenId> {
@@ -391,14 +402,25 @@ impl Shared {
         own.iter().chain(stop_tokens).copied().collect()
     }
 
-    fn prompt_tokens(&self, prompt: Prompt) -> Result<Vec<TokenId>, RequestError> {
+    pub(crate) fn prompt_len(&self, prompt: Prompt) -> Result<Tokens, RequestError> {
+        let (tokens, _) = self.prompt_tokens(prompt)?;
+        Ok(tokens_of(tokens.len()))
+    }
+
+    /// Tokens of a prompt, and the end of its text if it is a conversation.
+    fn prompt_tokens(&self, prompt: Prompt) -> Result<(Vec<TokenId>, String), RequestError> {
         let encode = |text: &str, mode| {
             self.check_bytes(text)?;
             Ok::<_, RequestError>(encode_prompt(&*self.tokenizer, text, mode)?)
         };
+        let mut prompt_tail = String::new();
         let tokens = match prompt {
             Prompt::Text(text) => encode(&text, SpecialText::Plain)?,
-            Prompt::Chat(input) => encode(&self.render_chat(&input)?, SpecialText::Parse)?,
+            Prompt::Chat(input) => {
+                let text = self.render_chat(&input)?;
+                prompt_tail = tail(&text).to_owned();
+                encode(&text, SpecialText::Parse)?
+            }
             Prompt::Tokens(tokens) => tokens,
         };
         let limit = self.tokenizer.vocab_len();
@@ -411,7 +433,7 @@ impl Shared {
         if tokens.is_empty() {
             return Err(RequestError::EmptyPrompt);
         }
-        Ok(tokens)
+        Ok((tokens, prompt_tail))
     }
 
     /// A prompt that could not fit even if every token were the longest is not worth tokenising.
@@ -479,6 +501,16 @@ impl Drop for WaitingTokens {
             .fetch_sub(self.tokens, Ordering::AcqRel);
         assert!(before >= self.tokens, "tokens were given back twice");
     }
+}
+
+/// The last characters of a rendered conversation: enough for any mark a template ends with.
+fn tail(text: &str) -> &str {
+    const BYTES: usize = 64;
+    let mut start = text.len().saturating_sub(BYTES);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
 }
 
 /// A place among the requests in flight, given back when dropped. It goes with the request from the

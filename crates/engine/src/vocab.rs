@@ -82,5 +82,12 @@ pub(crate) fn chat_template(
         bos: text(vocab.special.bos),
         eos: text(vocab.special.eos),
     };
-    Ok(Some(ChatTemplate::compile(source, tokens)?))
+    let template = ChatTemplate::compile(source, tokens)?;
+    // Some models have a template of its own for conversations with tools, as in Hugging Face's files.
+    Ok(Some(
+        match metadata.opt_str("tokenizer.chat_template.tool_use")? {
+            Some(tool_source) => template.with_tool_template(tool_source, source)?,
+            None => template,
+        },
+    ))
 }

@@ -10,16 +10,19 @@ use crate::tokenizer::Tokenizer;
 pub type TextDelta = String;
 
 /// What becomes of special tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DetokenizeOptions {
     /// Leave control and unknown tokens out of the text.
     pub skip_special_tokens: bool,
+    /// But not these: marks that whoever reads the text tells its parts by.
+    pub kept: Vec<TokenId>,
 }
 
 impl Default for DetokenizeOptions {
     fn default() -> Self {
         Self {
             skip_special_tokens: true,
+            kept: Vec::new(),
         }
     }
 }
@@ -49,13 +52,19 @@ impl Detokenizer {
     /// The text `token` completes. An id beyond the vocabulary (models pad their output layer)
     /// stands for no text.
     pub fn push(&mut self, token: TokenId) -> TextDelta {
-        if self.options.skip_special_tokens && self.tokenizer.is_special(token) {
+        if self.is_skipped(token) {
             return TextDelta::new();
         }
         if let Some(bytes) = self.tokenizer.token_bytes(token) {
             self.held.extend_from_slice(&bytes);
         }
         self.take_certain()
+    }
+
+    fn is_skipped(&self, token: TokenId) -> bool {
+        self.options.skip_special_tokens
+            && self.tokenizer.is_special(token)
+            && !self.options.kept.contains(&token)
     }
 
     /// What is left when no more tokens come: U+FFFD for a character that was never completed.

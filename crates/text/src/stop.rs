@@ -1,7 +1,6 @@
 //! Where a text must end.
 
-use std::collections::VecDeque;
-
+use crate::automaton::Automaton;
 use crate::error::TextError;
 use crate::trie::{NodeIdx, Trie};
 
@@ -21,19 +20,12 @@ pub struct StopVerdict {
 ///
 /// The text ends where the *first stop string to be completed* begins; if several are completed by
 /// the same byte, the longest of them counts. The verdict depends on the text alone, not on how it
-/// was cut into deltas. Text that may be the beginning of a stop string is held back.
-///
-/// An Aho-Corasick automaton (Aho and Corasick 1975): the time is linear in the text.
+/// was cut into deltas. Text that may be the beginning of a stop string is held back. The time is
+/// linear in the text.
 pub struct StopMatcher {
-    trie: Trie,
-    /// By node: the node of the longest proper suffix that is also in the trie.
-    suffix: Vec<NodeIdx>,
-    /// By node: length of its string.
-    depth: Vec<usize>,
-    /// By node: the longest stop string its string ends with, as (length, position in the list).
-    completed: Vec<Option<(usize, usize)>>,
+    automaton: Automaton,
     at: NodeIdx,
-    /// The last `depth[at]` bytes of the text: the beginning of a stop string.
+    /// The last bytes of the text, if they are the beginning of a stop string.
     held: String,
     matched: Option<usize>,
 }
@@ -60,52 +52,12 @@ impl StopMatcher {
             let number = u32::try_from(index).expect("fewer stop strings than bytes in them");
             trie.insert(stop.as_bytes(), number);
         }
-        Ok(Self::automaton(trie))
-    }
-
-    /// Links each node to its longest suffix, in breadth-first order so that the suffix, being
-    /// shorter, is complete when it is needed.
-    fn automaton(trie: Trie) -> Self {
-        let len = trie.len();
-        let mut this = Self {
-            trie,
-            suffix: vec![Trie::ROOT; len],
-            depth: vec![0; len],
-            completed: vec![None; len],
-            at: Trie::ROOT,
+        Ok(Self {
+            automaton: Automaton::new(trie),
+            at: Automaton::START,
             held: String::new(),
             matched: None,
-        };
-        let mut queue = VecDeque::from([Trie::ROOT]);
-        while let Some(parent) = queue.pop_front() {
-            for edge in 0..this.trie.children(parent).len() {
-                let (byte, node) = this.trie.children(parent)[edge];
-                let suffix = match parent {
-                    Trie::ROOT => Trie::ROOT,
-                    _ => this.step(this.suffix[parent as usize], byte),
-                };
-                let depth = this.depth[parent as usize] + 1;
-                let own = this.trie.value(node).map(|index| (depth, index as usize));
-                this.depth[node as usize] = depth;
-                this.suffix[node as usize] = suffix;
-                this.completed[node as usize] = own.or(this.completed[suffix as usize]);
-                queue.push_back(node);
-            }
-        }
-        this
-    }
-
-    /// The node of the longest suffix of `node`'s string plus `byte` that is in the trie.
-    fn step(&self, mut node: NodeIdx, byte: u8) -> NodeIdx {
-        loop {
-            if let Some(next) = self.trie.child(node, byte) {
-                return next;
-            }
-            if node == Trie::ROOT {
-                return Trie::ROOT;
-            }
-            node = self.suffix[node as usize];
-        }
+        })
     }
 
     /// Takes the next piece of text. After a match nothing more is emitted.
@@ -120,8 +72,8 @@ impl StopMatcher {
         let seen = text.len();
         text.push_str(delta);
         for (offset, byte) in delta.bytes().enumerate() {
-            self.at = self.step(self.at, byte);
-            if let Some((len, index)) = self.completed[self.at as usize] {
+            self.at = self.automaton.step(self.at, byte);
+            if let Some((len, index)) = self.automaton.completed(self.at) {
                 self.matched = Some(index);
                 text.truncate(seen + offset + 1 - len);
                 return StopVerdict {
@@ -131,7 +83,7 @@ impl StopMatcher {
             }
         }
         // A stop string begins with the first byte of a character, so this cut is between two.
-        self.held = text.split_off(text.len() - self.depth[self.at as usize]);
+        self.held = text.split_off(text.len() - self.automaton.held_len(self.at));
         StopVerdict {
             emit: text,
             matched: None,
@@ -140,7 +92,7 @@ impl StopMatcher {
 
     /// The text held back, when no more comes. Empty after a match.
     pub fn finish(&mut self) -> String {
-        self.at = Trie::ROOT;
+        self.at = Automaton::START;
         std::mem::take(&mut self.held)
     }
 }

@@ -70,6 +70,7 @@ fn encode(tokenizer: &dyn Tokenizer, text: &str, mode: SpecialText) -> Vec<u32> 
 fn decode(tokenizer: &Arc<dyn Tokenizer>, tokens: &[u32]) -> String {
     let options = DetokenizeOptions {
         skip_special_tokens: false,
+        ..DetokenizeOptions::default()
     };
     let mut detokenizer = Detokenizer::new(Arc::clone(tokenizer), options);
     let mut text: String = tokens

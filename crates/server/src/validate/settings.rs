@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) constraint: Option<Asked>,
     pub(crate) end_tokens: EndTokens,
     pub(crate) special_tokens: SpecialTokens,
+    /// What the output is told apart by.
+    pub(crate) marks: Vec<&'static str>,
     pub(crate) cache_salt: Option<String>,
     pub(crate) priority: i32,
     pub(crate) tenant: Option<String>,
@@ -52,6 +54,7 @@ impl Settings {
                 .map(|asked| asked.constraint.clone()),
             end_tokens: self.end_tokens,
             special_tokens: self.special_tokens,
+            marks: self.marks.clone(),
             cache_salt: self.cache_salt.clone(),
             priority: self.priority,
             tenant: self.tenant.clone(),
@@ -87,6 +90,7 @@ pub(super) fn settings(
             Some(false) => SpecialTokens::Show,
             Some(true) | None => SpecialTokens::Hide,
         },
+        marks: Vec::new(),
         cache_salt: cache_salt(fields.cache_salt.as_deref())?,
         priority: match fields.priority {
             None => 0,

@@ -19,11 +19,32 @@ const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ message['role'] + '
     message['content'] + '\\n' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
 
 pub(super) fn convert(model: &TinyModel, encoding: &Encoding) -> GgufWriter<'static> {
+    let content = Content {
+        vocab: Vocab::new(model.config_u32("vocab_size") as usize),
+        template: CHAT_TEMPLATE,
+        weights: &|name, shape| weights::generate(name, shape, model.golden.salt),
+    };
+    convert_with(model, encoding, content)
+}
+
+/// What is in a file beside the shape of the model.
+pub(super) struct Content<'c> {
+    pub(super) vocab: Vocab,
+    pub(super) template: &'c str,
+    /// From a tensor's name and shape to its rows.
+    pub(super) weights: &'c dyn Fn(&str, &[usize]) -> Vec<f32>,
+}
+
+pub(super) fn convert_with(
+    model: &TinyModel,
+    encoding: &Encoding,
+    content: Content<'_>,
+) -> GgufWriter<'static> {
     let mut file = GgufWriter::new();
     add_keys(&mut file, model, encoding.format).expect("keys are distinct");
-    add_vocab(&mut file, model).expect("keys are distinct");
+    add_vocab(&mut file, content.vocab, content.template).expect("keys are distinct");
     for (hub_name, shape) in &model.tensors {
-        let mut rows = weights::generate(hub_name, shape, model.golden.salt);
+        let mut rows = (content.weights)(hub_name, shape);
         if let Some(head_count) = interleaved_heads(model, hub_name) {
             rows = interleave_halves(&rows, shape, head_count);
         }
@@ -117,8 +138,7 @@ fn add_keys(
     file.key("general.quantization_version", 2u32)
 }
 
-fn add_vocab(file: &mut GgufWriter, model: &TinyModel) -> Result<(), WriteError> {
-    let vocab = Vocab::new(model.config_u32("vocab_size") as usize);
+fn add_vocab(file: &mut GgufWriter, vocab: Vocab, template: &str) -> Result<(), WriteError> {
     file.key("tokenizer.ggml.model", "gpt2")?;
     file.key("tokenizer.ggml.pre", "gpt-2")?;
     file.key(
@@ -133,7 +153,7 @@ fn add_vocab(file: &mut GgufWriter, model: &TinyModel) -> Result<(), WriteError>
     file.key("tokenizer.ggml.bos_token_id", vocab::BOS_ID)?;
     file.key("tokenizer.ggml.eos_token_id", vocab::EOS_ID)?;
     file.key("tokenizer.ggml.padding_token_id", vocab::PAD_ID)?;
-    file.key("tokenizer.chat_template", CHAT_TEMPLATE)
+    file.key("tokenizer.chat_template", template)
 }
 
 /// The architecture's name in GGUF files.

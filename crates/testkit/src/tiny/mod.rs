@@ -8,6 +8,7 @@
 
 mod gguf;
 mod safetensors;
+mod script;
 mod vocab;
 mod weights;
 
@@ -18,6 +19,8 @@ use kvist_base::QuantFormat;
 use serde_json::Value;
 
 use safetensors::Safetensors;
+
+pub use script::Script;
 
 /// A fixture: a model of four layers, 64 wide, with 512 tokens.
 #[derive(Debug)]

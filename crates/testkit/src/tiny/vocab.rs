@@ -17,6 +17,10 @@ const UNUSED: i32 = 5;
 pub(super) const PAD_ID: u32 = 0;
 pub(super) const BOS_ID: u32 = 1;
 pub(super) const EOS_ID: u32 = 2;
+/// The byte 0; the others follow.
+pub(super) const BYTES_ID: usize = 3;
+/// The first of those that nothing produces.
+pub(super) const UNUSED_ID: usize = 469;
 
 /// Tokens with their types, and merges as GGUF writes them: both halves, a space between.
 #[derive(Default)]
@@ -49,6 +53,15 @@ impl Vocab {
             vocab.push(format!("[PAD{idx}]"), UNUSED);
         }
         vocab
+    }
+
+    /// Spells an ordinary or a control token anew.
+    pub(super) fn respell(&mut self, id: usize, text: &str, is_control: bool) {
+        (self.tokens[id], self.token_types[id]) = if is_control {
+            (text.to_owned(), CONTROL)
+        } else {
+            (text.bytes().map(byte_char).collect(), NORMAL)
+        };
     }
 
     fn push(&mut self, token: String, token_type: i32) {

@@ -6,6 +6,9 @@
 mod generation;
 mod python;
 mod strftime;
+mod traits;
+
+pub use traits::ChatTraits;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +22,8 @@ use crate::error::TextError;
 
 /// The name of the template inside its environment.
 const NAME: &str = "chat";
+/// The name of the one for conversations with tools, in models that have one of its own.
+const TOOLS_NAME: &str = "tool_use";
 
 /// Work any template may do, and more for each byte of the conversation: enough for any published
 /// template, and a fraction of a second. minijinja counts about one unit an instruction and one
@@ -46,22 +51,25 @@ pub struct ChatMessage {
     pub role: String,
     /// The text. A message that only calls tools has none.
     pub content: Option<String>,
-    /// Everything else the client sent: `tool_calls`, `name`, …. A `content` here takes the place
+    /// Everything else the client sent: `tool_calls` with their arguments as objects, `name`, …. A `content` here takes the place
     /// of the text, for templates that understand lists of parts.
     pub extra: Map<String, Json>,
 }
 
 impl ChatMessage {
     /// As templates see it: a map that always has a role and a content, if only `none`.
-    fn template_value(&self) -> Value {
+    fn template_value(&self, text_arguments: bool) -> Value {
         let fixed = [
             ("role", Value::from(self.role.as_str())),
             ("content", Value::from(self.content.as_deref())),
         ];
-        let extra = self
-            .extra
-            .iter()
-            .map(|(name, value)| (name.as_str(), template_value(value)));
+        let extra = self.extra.iter().map(|(name, value)| {
+            let value = match name.as_str() {
+                "tool_calls" if text_arguments => template_value(&traits::with_text(value)),
+                _ => template_value(value),
+            };
+            (name.as_str(), value)
+        });
         Value::from_pairs(fixed.into_iter().chain(extra))
     }
 }
@@ -81,10 +89,23 @@ pub struct ChatInput {
     pub now: TimeStamp,
 }
 
+impl ChatInput {
+    /// Roughly the bytes of the conversation: what rendering and tokenising take time in proportion
+    /// to.
+    pub fn bytes(&self) -> usize {
+        let messages = self.messages.iter().map(|message| {
+            let extra: usize = message.extra.values().map(json_size).sum();
+            message.content.as_ref().map_or(0, String::len) + extra
+        });
+        messages.sum::<usize>() + self.tools.as_ref().map_or(0, json_size)
+    }
+}
+
 /// A model's chat template, parsed.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     tokens: TemplateTokens,
+    traits: ChatTraits,
 }
 
 impl ChatTemplate {
@@ -103,16 +124,38 @@ impl ChatTemplate {
         environment.add_filter("tojson", to_json);
         environment.add_test("iterable", is_iterable);
         environment.add_function("raise_exception", raise_exception);
-        environment
-            .add_template_owned(NAME, generation::rewrite(source).into_owned())
+        let mut this = Self {
+            environment,
+            tokens,
+            traits: ChatTraits::default(),
+        };
+        this.add(NAME, source)?;
+        this.traits = ChatTraits::of(&this, &[source]);
+        Ok(this)
+    }
+
+    /// With a template of its own for conversations with tools.
+    ///
+    /// # Errors
+    /// [`TextError::TemplateSyntax`].
+    pub fn with_tool_template(mut self, source: &str, plain: &str) -> Result<Self, TextError> {
+        self.add(TOOLS_NAME, source)?;
+        self.traits = ChatTraits::of(&self, &[source, plain]);
+        Ok(self)
+    }
+
+    fn add(&mut self, name: &'static str, source: &str) -> Result<(), TextError> {
+        self.environment
+            .add_template_owned(name, generation::rewrite(source).into_owned())
             .map_err(|error| TextError::TemplateSyntax {
                 line: error.line().unwrap_or(1),
                 detail: describe(&error),
-            })?;
-        Ok(Self {
-            environment,
-            tokens,
-        })
+            })
+    }
+
+    /// What conversations the template can write, and how its model answers.
+    pub fn traits(&self) -> &ChatTraits {
+        &self.traits
     }
 
     /// The text of a conversation.
@@ -125,8 +168,12 @@ impl ChatTemplate {
         let limit = work_limit(input);
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(limit));
-        environment
-            .get_template(NAME)
+        let with_tools = input.tools.is_some();
+        let own = environment
+            .get_template(TOOLS_NAME)
+            .ok()
+            .filter(|_| with_tools);
+        own.map_or_else(|| environment.get_template(NAME), Ok)
             .and_then(|template| template.render(arguments))
             .map_err(|error| classify(&error, limit))
     }
@@ -144,7 +191,7 @@ impl ChatTemplate {
                 input
                     .messages
                     .iter()
-                    .map(ChatMessage::template_value)
+                    .map(|message| message.template_value(self.traits.text_arguments))
                     .collect(),
             ),
             (
@@ -215,12 +262,7 @@ fn syntax() -> Result<SyntaxConfig, TextError> {
 
 /// Grows with the conversation, so that long ones are not refused.
 fn work_limit(input: &ChatInput) -> u64 {
-    let messages = input.messages.iter().map(|message| {
-        let extra: usize = message.extra.values().map(json_size).sum();
-        message.content.as_ref().map_or(0, String::len) + extra + 64
-    });
-    let tools = input.tools.as_ref().map_or(0, json_size);
-    let bytes = messages.sum::<usize>() + tools;
+    let bytes = input.bytes() + 64 * input.messages.len();
     WORK_BASE.saturating_add(WORK_PER_BYTE.saturating_mul(bytes as u64))
 }
 

@@ -47,6 +47,7 @@ fn detokenizer(skip_special_tokens: bool) -> Detokenizer {
         Arc::new(Bytes),
         DetokenizeOptions {
             skip_special_tokens,
+            ..DetokenizeOptions::default()
         },
     )
 }
