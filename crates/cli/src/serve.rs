@@ -66,6 +66,7 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
         seed: args.seed,
         output_default: args.max_tokens,
         fair_share: args.fair_share.fair_share(),
+        parsers: args.parsers(),
         idle_unload: args.idle_unload.time(),
         ..ServerConfig::default()
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use kvist_base::{Bytes, Tokens};
+use kvist_engine::{ReasoningFormat, ToolFormat};
 
 /// How the API is served.
 #[derive(Clone, Debug)]
@@ -36,6 +37,8 @@ pub struct ServerConfig {
     pub output_default: Option<Tokens>,
     /// Between whom the engine's time is shared fairly. The engine must have been told to.
     pub fair_share: FairShare,
+    /// How the models' outputs are told apart.
+    pub parsers: Parsers,
     /// Models of a fleet that no request has used for so long are unloaded.
     pub idle_unload: Option<Duration>,
 }
@@ -61,6 +64,27 @@ pub enum FairShare {
     Key,
 }
 
+/// How outputs are told apart into reasoning, text and tool calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parsers {
+    /// How models write tool calls.
+    pub tools: ParserChoice<ToolFormat>,
+    /// How models mark their reasoning.
+    pub reasoning: ParserChoice<ReasoningFormat>,
+}
+
+/// Which of several formats.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ParserChoice<F> {
+    /// The one that the model's chat template shows.
+    #[default]
+    Detect,
+    /// None: what the model writes is text.
+    Off,
+    /// This one.
+    Use(F),
+}
+
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
@@ -75,6 +99,7 @@ impl Default for ServerConfig {
             seed: None,
             output_default: None,
             fair_share: FairShare::Off,
+            parsers: Parsers::default(),
             idle_unload: None,
         }
     }

@@ -73,6 +73,12 @@ pub(crate) enum ApiError {
     /// A model name nobody serves.
     #[error("use one of: {}; model {given:?} is not served here", .served.join(", "))]
     UnknownModel { given: String, served: Vec<String> },
+    /// A response that was never kept, or is no more, or is somebody else's.
+    #[error("response {given:?} is not known: it was not stored, or has made room for newer ones")]
+    UnknownResponse {
+        field: Option<&'static str>,
+        given: String,
+    },
     /// A path nobody serves.
     #[error("no such route: {method} {path}")]
     UnknownRoute { method: String, path: String },
@@ -161,6 +167,14 @@ pub(crate) struct FieldNames {
     pub(crate) constraint: &'static str,
 }
 
+/// What a client was told. Every error's response carries it as an extension, for dialects that
+/// word errors in their own way.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
+}
+
 /// The fixed part of an error: what it is, apart from its message.
 struct Kind {
     status: StatusCode,
@@ -203,6 +217,9 @@ impl ApiError {
                 kind(S::FORBIDDEN, "permission_error", "origin_not_allowed")
             }
             Self::UnknownModel { .. } => kind(S::NOT_FOUND, "not_found_error", "model_not_found"),
+            Self::UnknownResponse { .. } => {
+                kind(S::NOT_FOUND, "not_found_error", "response_not_found")
+            }
             Self::UnknownRoute { .. } => kind(S::NOT_FOUND, "not_found_error", "route_not_found"),
             Self::MethodNotAllowed { .. } => {
                 kind(S::METHOD_NOT_ALLOWED, INVALID, "method_not_allowed")
@@ -269,6 +286,7 @@ impl ApiError {
             | Self::NotInMemory { .. }
             | Self::NotLoaded { .. } => Some("model".to_owned()),
             Self::MemoryInUse { .. } => Some("budget".to_owned()),
+            Self::UnknownResponse { field, .. } => field.map(str::to_owned),
             _ => None,
         }
     }
@@ -282,6 +300,14 @@ impl ApiError {
                 param: self.param(),
                 code: self.kind().code,
             },
+        }
+    }
+
+    /// The same for dialects to word.
+    pub(crate) fn told(&self) -> Told {
+        Told {
+            status: self.kind().status,
+            message: clipped(self.to_string()),
         }
     }
 
@@ -406,6 +432,8 @@ impl IntoResponse for ApiError {
             }
             _ => {}
         }
-        (status, headers, Json(self.body())).into_response()
+        let mut response = (status, headers, Json(self.body())).into_response();
+        response.extensions_mut().insert(self.told());
+        response
     }
 }

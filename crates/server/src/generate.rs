@@ -1,8 +1,10 @@
 //! Hands requests to the engine and gathers what comes back.
 
+use std::time::Instant;
+
+use kvist_base::Tokens;
 use kvist_engine::{
-    ChatInput, Delta, EngineHandle, Finished, Prompt, RequestHandle, StreamEvent, SubmitError,
-    TokenLogprobs,
+    Delta, EngineHandle, Finished, Prompt, RequestHandle, StreamEvent, SubmitError, TokenLogprobs,
 };
 
 use crate::error::{ApiError, FieldNames};
@@ -68,46 +70,77 @@ fn submit_all(engine: &EngineHandle, call: Call) -> Result<Vec<RequestHandle>, S
 fn prompt_bytes(prompt: &Prompt) -> usize {
     match prompt {
         Prompt::Text(text) => text.len(),
-        Prompt::Chat(input) => chat_bytes(input),
+        Prompt::Chat(input) => input.bytes(),
         Prompt::Tokens(_) => 0,
     }
 }
 
-fn chat_bytes(input: &ChatInput) -> usize {
-    input
-        .messages
-        .iter()
-        .filter_map(|message| message.content.as_ref())
-        .map(String::len)
-        .sum()
+/// Tokens a prompt has for the model.
+pub(crate) async fn count_tokens(
+    app: &App,
+    served: &Served,
+    prompt: Prompt,
+    prompt_field: &'static str,
+) -> Result<Tokens, ApiError> {
+    let counted = if prompt_bytes(&prompt) <= INLINE_BYTES_MAX {
+        served.engine.prompt_len(prompt)
+    } else {
+        let engine = served.engine.clone();
+        let place = app.tokenising.clone().acquire_owned().await;
+        let place = place.expect("this semaphore is never closed");
+        let task = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            engine.prompt_len(prompt)
+        });
+        task.await.map_err(|panicked| {
+            tracing::error!(%panicked, "tokenising a prompt failed");
+            ApiError::EngineStopped
+        })?
+    };
+    let fields = FieldNames {
+        prompt: prompt_field,
+        constraint: "constraint",
+    };
+    counted.map_err(|source| ApiError::refused(source.into(), fields, 1))
 }
 
 /// One finished alternative.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) text: String,
+    /// For each token, bytes of the text that became certain with it.
+    pub(crate) text_lens: Vec<usize>,
     pub(crate) logprobs: Vec<TokenLogprobs>,
+    /// When the first of it came.
+    pub(crate) first_at: Option<Instant>,
     pub(crate) finished: Finished,
 }
 
 /// Waits for all of an alternative. Dropping the future cancels the request.
 pub(crate) async fn collect(mut handle: RequestHandle, id: &str) -> Result<Output, ApiError> {
     let mut text = String::new();
+    let mut text_lens = Vec::new();
     let mut logprobs = Vec::new();
+    let mut first_at = None;
     loop {
         match handle.next().await {
             Some(StreamEvent::Delta(Delta {
                 text: more,
+                text_lens: lens,
                 logprobs: entries,
                 ..
             })) => {
+                first_at.get_or_insert_with(Instant::now);
                 text.push_str(&more);
+                text_lens.extend(lens);
                 logprobs.extend(entries);
             }
             Some(StreamEvent::Finished(finished)) => {
                 return Ok(Output {
                     text,
+                    text_lens,
                     logprobs,
+                    first_at,
                     finished,
                 });
             }

@@ -10,6 +10,7 @@ mod body;
 mod config;
 mod connection;
 mod contain;
+mod dialects;
 mod error;
 mod front;
 #[cfg(feature = "fuzzing")]
@@ -24,6 +25,7 @@ mod origin;
 mod page;
 mod routes;
 mod state;
+mod store;
 mod term;
 mod tls;
 mod validate;
@@ -36,7 +38,7 @@ use std::sync::Arc;
 use axum::Router;
 use tokio::net::TcpListener;
 
-pub use config::{FairShare, HttpLimits, ServerConfig, TlsFiles};
+pub use config::{FairShare, HttpLimits, ParserChoice, Parsers, ServerConfig, TlsFiles};
 pub use limits::{EngineLimits, Limit, limits};
 pub use models::Models;
 pub use tls::TlsError;

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use kvist_engine::EngineStatus;
@@ -14,6 +14,7 @@ use crate::answer::{ChatAnswer, CompletionAnswer, answer};
 use crate::auth::{Caller, require_key};
 use crate::body::{self, Received};
 use crate::contain::contain;
+use crate::dialects;
 use crate::error::ApiError;
 use crate::lifecycle::Phase;
 use crate::map;
@@ -53,6 +54,7 @@ pub(crate) fn routes(app: App) -> Router {
         .route("/reset_prefix_cache", post(reset_prefix_cache))
         .route("/version", get(version))
         .route("/metrics", get(metrics_page))
+        .merge(dialects::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), require_key));
@@ -60,6 +62,7 @@ pub(crate) fn routes(app: App) -> Router {
         .merge(guarded)
         .layer(from_fn_with_state(app.clone(), contain))
         .layer(from_fn_with_state(app.clone(), guard))
+        .layer(from_fn(dialects::word_errors))
         .layer(from_fn_with_state(app.clone(), name_request))
         .with_state(app)
 }
@@ -93,13 +96,13 @@ async fn completions(State(app): State<App>, request: Request) -> Result<Respons
 }
 
 /// Who sent a guarded request.
-fn caller(request: &Request) -> Caller {
+pub(crate) fn caller(request: &Request) -> Caller {
     request.extensions().get().copied().unwrap_or_default()
 }
 
-fn circumstances<'a>(
+pub(crate) fn circumstances<'a>(
     app: &'a App,
-    served: &Served,
+    served: &'a Served,
     (ticket, caller): (Ticket, Caller),
 ) -> Circumstances<'a> {
     Circumstances {
@@ -109,12 +112,14 @@ fn circumstances<'a>(
         now_seconds: now_seconds(),
         caller,
         fair_share: app.fair_share,
+        traits: served.engine.chat_traits(),
+        parsers: app.parsers,
         output_default: app.output_default,
     }
 }
 
 /// Tells the client and the operator which fields did nothing.
-fn report_ignored(mut response: Response, ignored: &[String]) -> Response {
+pub(crate) fn report_ignored(mut response: Response, ignored: &[String]) -> Response {
     if ignored.is_empty() {
         return response;
     }

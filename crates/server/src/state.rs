@@ -9,10 +9,11 @@ use kvist_base::{Tokens, mix64};
 use tokio::sync::Semaphore;
 
 use crate::auth::Keys;
-use crate::config::{FairShare, HttpLimits, ServerConfig};
+use crate::config::{FairShare, HttpLimits, Parsers, ServerConfig};
 use crate::lifecycle::Lifecycle;
 use crate::models::Models;
 use crate::origin::Origins;
+use crate::store::ResponseStore;
 
 /// Large prompts tokenised at a time. More would take the cores from the engine.
 pub(crate) const TOKENISING_MAX: usize = 2;
@@ -32,9 +33,11 @@ pub(crate) struct Shared {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) output_default: Option<Tokens>,
     pub(crate) fair_share: FairShare,
+    pub(crate) parsers: Parsers,
     /// Bytes of bodies that may still be received, in units of [`BODY_UNIT_BYTES`].
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) tokenising: Arc<Semaphore>,
+    pub(crate) responses: ResponseStore,
     started: SystemTime,
     seed: Option<u64>,
     issued: AtomicU64,
@@ -66,8 +69,10 @@ impl App {
             lifecycle: Lifecycle::default(),
             output_default: config.output_default,
             fair_share: config.fair_share,
+            parsers: config.parsers,
             bodies: Arc::new(Semaphore::new(body_units)),
             tokenising: Arc::new(Semaphore::new(TOKENISING_MAX)),
+            responses: ResponseStore::default(),
             started: config.started,
             seed: config.seed,
             issued: AtomicU64::new(0),
@@ -91,6 +96,11 @@ impl Shared {
         }
     }
 
+    /// When the server was started.
+    pub(crate) fn started(&self) -> SystemTime {
+        self.started
+    }
+
     /// When the server was started, in Unix seconds.
     pub(crate) fn started_seconds(&self) -> u64 {
         unix_seconds(self.started)
@@ -109,6 +119,11 @@ impl Ticket {
     /// An id for a response, such as `chatcmpl-…`.
     pub(crate) fn id(self, prefix: &str) -> String {
         format!("{prefix}-{:016x}{:08x}", self.start, self.number)
+    }
+
+    /// A number that no other ticket has, but by a chance of 2^-64.
+    pub(crate) fn unique(self) -> u64 {
+        mix64(self.start) ^ mix64(self.number)
     }
 
     /// A seed for a request that names none.

@@ -1,9 +1,11 @@
 //! `kvist serve`.
 
+use std::str::FromStr;
+
 use clap::{Args, ValueEnum};
 use kvist_base::Tokens;
-use kvist_engine::{Admission, Fairness, TierOptions};
-use kvist_server::FairShare;
+use kvist_engine::{Admission, Fairness, ReasoningFormat, TierOptions, ToolFormat, UnknownFormat};
+use kvist_server::{FairShare, ParserChoice, Parsers};
 
 use super::{
     After, ApiKeyArgs, BatchArgs, ComputeArgs, DirSize, HttpArgs, MemoryArgs, NetworkArgs,
@@ -138,6 +140,26 @@ pub struct ServeArgs {
         help_heading = "Memory"
     )]
     pub idle_unload: After,
+    /// How models write tool calls: auto by what their chat template shows, none, hermes,
+    /// llama3_json, mistral, deepseek, glm, kimi, qwen3_coder, json.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "auto",
+        value_parser = parse_format::<ToolFormat>,
+        hide_short_help = true
+    )]
+    pub tool_call_parser: ParserChoice<ToolFormat>,
+    /// How models mark their reasoning: auto by what their chat template shows, none, think,
+    /// deepseek_r1, mistral, seed_oss.
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "auto",
+        value_parser = parse_format::<ReasoningFormat>,
+        hide_short_help = true
+    )]
+    pub reasoning_parser: ParserChoice<ReasoningFormat>,
     /// What requests without a seed of their own draw theirs from [default: the time].
     #[arg(long, value_name = "SEED", hide_short_help = true)]
     pub seed: Option<u64>,
@@ -199,7 +221,26 @@ impl FairShareArg {
     }
 }
 
+/// A format by its name, or how it is found.
+fn parse_format<F: FromStr<Err = UnknownFormat>>(
+    name: &str,
+) -> Result<ParserChoice<F>, UnknownFormat> {
+    match name {
+        "auto" => Ok(ParserChoice::Detect),
+        "none" => Ok(ParserChoice::Off),
+        name => name.parse().map(ParserChoice::Use),
+    }
+}
+
 impl ServeArgs {
+    /// How outputs are told apart.
+    pub fn parsers(&self) -> Parsers {
+        Parsers {
+            tools: self.tool_call_parser,
+            reasoning: self.reasoning_parser,
+        }
+    }
+
     /// The second tier of the KV cache, if there is to be one.
     pub fn tier(&self) -> Option<TierOptions> {
         let tier = |DirSize { dir, bytes }: &DirSize, keeps| TierOptions {

@@ -1,8 +1,9 @@
 //! Answers of `POST /v1/chat/completions`.
 
 use axum::response::sse::Event;
-use kvist_engine::{Delta, Finished, TokenLogprob, TokenLogprobs};
+use kvist_engine::{Delta, Finished, RequestHandle, TokenLogprob, TokenLogprobs};
 
+use super::turn::{self, Reading, Said, Turn};
 use super::{Answer, EventResult, Heading, Vocabulary, lossy, stop_reason};
 use crate::generate::Output;
 use crate::models::Served;
@@ -12,7 +13,8 @@ use crate::wire::chat::{
     AssistantMessage, ChatChoice, ChatChunkChoice, ChatCompletion, ChatCompletionChunk, ChatDelta,
     ChatLogprobs, ChatTokenLogprob, ChatTokenLogprobs,
 };
-use crate::wire::common::Usage;
+use crate::wire::common::{CompletionTokensDetails, Usage};
+use crate::wire::tools;
 
 const ASSISTANT: &str = "assistant";
 
@@ -23,6 +25,9 @@ pub(crate) struct ChatAnswer {
     /// How many of the likeliest tokens go with each position, if log-probabilities were asked for.
     top_logprobs: Option<usize>,
     usage: StreamUsage,
+    reading: Reading,
+    /// By alternative.
+    turns: Vec<Turn>,
 }
 
 impl ChatAnswer {
@@ -34,6 +39,45 @@ impl ChatAnswer {
             usage: match call.delivery {
                 Delivery::Whole => StreamUsage::Omit,
                 Delivery::Stream(usage) => usage,
+            },
+            reading: Reading::new(call, ticket),
+            turns: Vec::new(),
+        }
+    }
+
+    /// With how much of the output was reasoning.
+    fn detailed(&self, usage: Usage) -> Usage {
+        let tokens = self.turns.iter().map(Turn::reasoning_tokens).sum();
+        Usage {
+            completion_tokens_details: self.reading.finds_reasoning().then_some(
+                CompletionTokensDetails {
+                    reasoning_tokens: tokens,
+                },
+            ),
+            ..usage
+        }
+    }
+
+    fn choice(&mut self, index: usize, output: &Output) -> ChatChoice {
+        let turn = &mut self.turns[index];
+        let said = Message::of(turn.take_all(output));
+        let is_silent = said.reasoning.is_none() && said.calls.is_empty();
+        ChatChoice {
+            index,
+            finish_reason: turn.ending(&output.finished).openai_name(),
+            stop_reason: stop_reason(&output.finished),
+            logprobs: self.logprobs(&output.logprobs),
+            message: AssistantMessage {
+                role: ASSISTANT,
+                content: said.text.or_else(|| is_silent.then(String::new)),
+                reasoning_content: said.reasoning.clone(),
+                reasoning: said.reasoning,
+                tool_calls: said
+                    .calls
+                    .into_iter()
+                    .map(|call| wire(call, None))
+                    .collect(),
+                refusal: None,
             },
         }
     }
@@ -95,20 +139,18 @@ impl Answer for ChatAnswer {
         &self.heading
     }
 
-    fn whole(self, outputs: Vec<Output>, usage: Usage) -> ChatCompletion {
-        let choice = |(index, output): (usize, Output)| ChatChoice {
-            index,
-            logprobs: self.logprobs(&output.logprobs),
-            finish_reason: output.finished.reason.wire_name(),
-            stop_reason: stop_reason(&output.finished),
-            message: AssistantMessage {
-                role: ASSISTANT,
-                content: output.text,
-                refusal: None,
-            },
-        };
+    fn begin(&mut self, handles: &[RequestHandle]) {
+        let turn = |(number, handle)| self.reading.turn(number, handle);
+        self.turns = handles.iter().enumerate().map(turn).collect();
+    }
+
+    fn whole(mut self, outputs: Vec<Output>, usage: Usage) -> ChatCompletion {
+        let numbered = outputs.iter().enumerate();
+        let choices = numbered.map(|(index, output)| self.choice(index, output));
+        let choices = choices.collect();
+        let usage = self.detailed(usage);
         ChatCompletion {
-            choices: outputs.into_iter().enumerate().map(choice).collect(),
+            choices,
             id: self.heading.id,
             object: "chat.completion",
             created: self.heading.created,
@@ -121,19 +163,18 @@ impl Answer for ChatAnswer {
         let delta = ChatDelta {
             role: Some(ASSISTANT),
             content: Some(String::new()),
+            ..ChatDelta::default()
         };
         Some(self.chunk(vec![self.piece(index, delta)], None))
     }
 
     fn delta(&mut self, index: usize, delta: Delta) -> Option<EventResult> {
-        if delta.text.is_empty() && delta.logprobs.is_empty() {
+        let said = self.turns[index].take(&delta);
+        if said.is_empty() && delta.logprobs.is_empty() {
             return None;
         }
         let logprobs = self.logprobs(&delta.logprobs);
-        let delta = ChatDelta {
-            role: None,
-            content: Some(delta.text),
-        };
+        let delta = chat_delta(Message::of(said));
         let choice = ChatChunkChoice {
             logprobs,
             ..self.piece(index, delta)
@@ -141,16 +182,78 @@ impl Answer for ChatAnswer {
         Some(self.chunk(vec![choice], None))
     }
 
-    fn end(&mut self, index: usize, finished: &Finished) -> EventResult {
+    fn end(&mut self, index: usize, finished: &Finished) -> Vec<EventResult> {
+        let turn = &mut self.turns[index];
+        let said = turn.finish();
+        let ending = turn.ending(finished);
+        let mut events = Vec::with_capacity(2);
+        if !said.is_empty() {
+            let delta = chat_delta(Message::of(said));
+            events.push(self.chunk(vec![self.piece(index, delta)], None));
+        }
         let choice = ChatChunkChoice {
-            finish_reason: Some(finished.reason.wire_name()),
+            finish_reason: Some(ending.openai_name()),
             stop_reason: stop_reason(finished),
             ..self.piece(index, ChatDelta::default())
         };
-        self.chunk(vec![choice], None)
+        events.push(self.chunk(vec![choice], None));
+        events
     }
 
     fn usage(&mut self, usage: Usage) -> EventResult {
-        self.chunk(Vec::new(), Some(usage))
+        self.chunk(Vec::new(), Some(self.detailed(usage)))
+    }
+}
+
+/// What was said, sorted by kind: an answer reasons, then speaks, then calls.
+#[derive(Default)]
+struct Message {
+    reasoning: Option<String>,
+    text: Option<String>,
+    calls: Vec<turn::Call>,
+}
+
+impl Message {
+    fn of(said: Vec<Said>) -> Self {
+        let mut message = Self::default();
+        for each in said {
+            match each {
+                Said::Reasoning(more) => append(&mut message.reasoning, &more),
+                Said::Text(more) => append(&mut message.text, &more),
+                Said::Call(call) => message.calls.push(call),
+            }
+        }
+        message
+    }
+}
+
+fn append(text: &mut Option<String>, more: &str) {
+    text.get_or_insert_default().push_str(more);
+}
+
+fn chat_delta(said: Message) -> ChatDelta {
+    let is_silent = said.reasoning.is_none() && said.calls.is_empty();
+    let calls = said.calls.into_iter().map(|call| {
+        let index = call.index;
+        wire(call, Some(index))
+    });
+    ChatDelta {
+        role: None,
+        content: said.text.or_else(|| is_silent.then(String::new)),
+        reasoning_content: said.reasoning.clone(),
+        reasoning: said.reasoning,
+        tool_calls: calls.collect(),
+    }
+}
+
+fn wire(call: turn::Call, index: Option<usize>) -> tools::Call {
+    tools::Call {
+        index,
+        id: call.id,
+        kind: "function",
+        function: tools::Function {
+            name: call.name,
+            arguments: call.arguments,
+        },
     }
 }

@@ -154,13 +154,13 @@ impl Answer for CompletionAnswer {
         ))
     }
 
-    fn end(&mut self, index: usize, finished: &Finished) -> EventResult {
+    fn end(&mut self, index: usize, finished: &Finished) -> Vec<EventResult> {
         let choice = CompletionChoice {
             finish_reason: Some(finished.reason.wire_name()),
             stop_reason: stop_reason(finished),
             ..piece(index, String::new())
         };
-        self.chunk(vec![choice], None)
+        vec![self.chunk(vec![choice], None)]
     }
 
     fn usage(&mut self, usage: Usage) -> EventResult {

@@ -1,8 +1,13 @@
 //! The two shapes an answer has, each whole and in pieces.
 
+pub(crate) mod anthropic;
 mod chat;
 mod completion;
+pub(crate) mod dialect;
+pub(crate) mod ollama;
+pub(crate) mod responses;
 mod stream;
+pub(crate) mod turn;
 
 pub(crate) use chat::ChatAnswer;
 pub(crate) use completion::CompletionAnswer;
@@ -30,6 +35,8 @@ pub(crate) trait Answer: Send + Unpin + 'static {
     /// What a whole answer is.
     type Whole: Serialize;
 
+    /// The alternatives run: nothing has come of them yet.
+    fn begin(&mut self, _handles: &[RequestHandle]) {}
     /// What is the same in all pieces.
     fn heading(&self) -> &Heading;
     /// All alternatives at once, in order.
@@ -38,8 +45,8 @@ pub(crate) trait Answer: Send + Unpin + 'static {
     fn opening(&mut self, index: usize) -> Option<EventResult>;
     /// New output of an alternative; `None` if there is nothing to see.
     fn delta(&mut self, index: usize, delta: Delta) -> Option<EventResult>;
-    /// The end of an alternative: the only piece with a finish reason.
-    fn end(&mut self, index: usize, finished: &Finished) -> EventResult;
+    /// The end of an alternative: whatever was held back, then the only piece with a finish reason.
+    fn end(&mut self, index: usize, finished: &Finished) -> Vec<EventResult>;
     /// What all alternatives took.
     fn usage(&mut self, usage: Usage) -> EventResult;
 }
@@ -70,7 +77,7 @@ impl Heading {
 pub(crate) async fn answer<A: Answer>(
     app: &App,
     (served, call): (Served, Call),
-    answer: A,
+    mut answer: A,
     share: BodyShare,
 ) -> Result<Response, ApiError> {
     let Call {
@@ -79,6 +86,7 @@ pub(crate) async fn answer<A: Answer>(
     let handles = submit(app, (&served, call), A::PROMPT_FIELD).await?;
     // The prompts are tokens now; what they were received in is gone.
     drop(share);
+    answer.begin(&handles);
     let mut term = Term::new(app, handles.iter().map(RequestHandle::progress).collect());
     let tally = Tally::new(choices);
     match delivery {

@@ -94,7 +94,7 @@ impl<A: Answer> AnswerStream<A> {
             Some(StreamEvent::Finished(finished)) => {
                 self.open(index);
                 self.end.tally.add(index, &finished);
-                self.ready.push_back(self.answer.end(index, &finished));
+                self.ready.extend(self.answer.end(index, &finished));
                 self.alternatives[index] = Alternative::Ended;
             }
             Some(StreamEvent::Failed(fault)) => {

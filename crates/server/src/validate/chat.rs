@@ -4,12 +4,14 @@ use kvist_engine::{ChatInput, ChatMessage, Prompt};
 use serde_json::{Map, Value};
 
 use super::settings::{check_output_bounds, choices, delivery, output_max, settings};
+use super::tools::{History, Toolbox, openai_choice, openai_tools, output_spec};
 use super::unsupported::{self, refuse_unsupported};
-use super::{Call, Circumstances, Echo, bounded, out_of_range};
+use super::{Call, Circumstances, Echo, Reasoning, bounded, out_of_range};
 use crate::error::ApiError;
 use crate::wire::chat::{ChatCompletionRequest, Content, Message, Part};
-use crate::wire::common::Integer;
+use crate::wire::common::{Integer, SmallObject};
 use crate::wire::read::Received;
+use crate::wire::tools::Tree;
 
 /// OpenAI's bound on `top_logprobs`.
 pub(crate) const TOP_LOGPROBS_MAX: u32 = 20;
@@ -19,7 +21,7 @@ pub(crate) fn chat(
     received: Received<ChatCompletionRequest>,
     around: Circumstances<'_>,
 ) -> Result<Call, ApiError> {
-    let ignored = refuse_unsupported(&received, unsupported::CHAT)?;
+    let mut ignored = refuse_unsupported(&received, unsupported::CHAT)?;
     let mut body = received.body;
     let mut settings = settings(&mut body.generation, around)?;
     if let Some(Integer(given)) = body.max_completion_tokens {
@@ -40,15 +42,38 @@ pub(crate) fn chat(
         body.generation.stream,
         body.generation.stream_options.as_ref(),
     )?;
-    let input = conversation(&mut body, around)?;
+    let toolbox = toolbox(&mut body, &mut ignored)?;
+    let output = output_spec(&toolbox, around)?;
+    settings.marks = output.marks().collect();
+    let mut input = conversation(&mut body, around)?;
+    input.tools = toolbox.shown();
     Ok(Call {
         prompts: vec![Prompt::Chat(Box::new(input))],
         choices,
         settings,
         delivery,
         echo: Echo::OutputOnly,
+        output,
+        reasoning: match body.include_reasoning {
+            Some(false) => Reasoning::Hide,
+            Some(true) | None => Reasoning::Show,
+        },
         ignored,
     })
+}
+
+fn toolbox(
+    body: &mut ChatCompletionRequest,
+    ignored: &mut Vec<String>,
+) -> Result<Toolbox, ApiError> {
+    let given = body.tools.take().map(|Tree(tools)| tools);
+    let toolbox = Toolbox {
+        tools: openai_tools(given, ignored)?,
+        choice: openai_choice(body.tool_choice.as_ref().map(|Tree(choice)| choice))?,
+        calls_max: (body.parallel_tool_calls == Some(false)).then_some(1),
+    };
+    toolbox.check()?;
+    Ok(toolbox)
 }
 
 fn logprobs(wanted: Option<bool>, top: Option<Integer>) -> Result<Option<u32>, ApiError> {
@@ -86,22 +111,55 @@ fn conversation(
             &"an empty list",
         ));
     }
+    let mut history = History::default();
     let messages = messages
         .into_iter()
         .enumerate()
-        .map(|(index, each)| message(index, each));
+        .map(|(index, each)| message(index, each, &mut history));
     let mut input = ChatInput {
         messages: messages.collect::<Result<_, _>>()?,
         tools: None,
         add_generation_prompt: body.add_generation_prompt.unwrap_or(true),
-        kwargs: body.chat_template_kwargs.take().unwrap_or_default().0,
+        kwargs: template_arguments(body.chat_template_kwargs.take(), around)?,
         ..ChatInput::default()
     };
     input.now.0 = i64::try_from(around.now_seconds).unwrap_or(i64::MAX);
     Ok(input)
 }
 
-fn message(index: usize, message: Message) -> Result<ChatMessage, ApiError> {
+/// Arguments that templates of any model have, and that clients send to all of them.
+const TEMPLATE_ARGUMENTS: [&str; 6] = [
+    "clear_thinking",
+    "enable_thinking",
+    "preserve_thinking",
+    "reasoning_effort",
+    "thinking",
+    "thinking_budget",
+];
+
+/// Arguments for the template: those it reads, and those that say something to other models.
+fn template_arguments(
+    given: Option<SmallObject>,
+    around: Circumstances<'_>,
+) -> Result<Map<String, Value>, ApiError> {
+    let arguments = given.unwrap_or_default().0;
+    let reads = |name: &str| {
+        let traits = around.traits;
+        traits.is_some_and(|traits| traits.variables.contains(name))
+    };
+    let is_unknown = |name: &&String| !TEMPLATE_ARGUMENTS.contains(&name.as_str()) && !reads(name);
+    if let Some(name) = arguments.keys().find(is_unknown) {
+        let limit = format!(
+            "made of what the model's template reads, or of {}",
+            TEMPLATE_ARGUMENTS.join(", ")
+        );
+        let given = format_args!("{name:?}");
+        return Err(out_of_range("chat_template_kwargs", limit, &given));
+    }
+    Ok(arguments)
+}
+
+fn message(index: usize, message: Message, history: &mut History) -> Result<ChatMessage, ApiError> {
     let field = |name: &str| format!("messages[{index}].{name}");
     let role = match message.role.as_deref() {
         Some(role @ ("system" | "user" | "assistant" | "tool")) => role.to_owned(),
@@ -114,11 +172,14 @@ fn message(index: usize, message: Message) -> Result<ChatMessage, ApiError> {
             return Err(out_of_range(field("role"), roles, &given));
         }
     };
-    if message.tool_calls.is_some_and(|calls| !calls.0.is_empty()) {
-        return Err(ApiError::Unsupported {
-            field: field("tool_calls"),
-            hint: "",
-        });
+    let calls = message.tool_calls.map(|calls| calls.0).unwrap_or_default();
+    if !calls.is_empty() && role != "assistant" {
+        let given = format_args!("in one of role {role}");
+        return Err(out_of_range(
+            field("tool_calls"),
+            "in a message of role assistant",
+            &given,
+        ));
     }
     let content = match message.content {
         Some(Content::Text(text)) => Some(text),
@@ -136,11 +197,18 @@ fn message(index: usize, message: Message) -> Result<ChatMessage, ApiError> {
     for (name, value) in [
         ("name", message.name),
         ("tool_call_id", message.tool_call_id),
-        ("reasoning_content", message.reasoning_content),
+        (
+            "reasoning_content",
+            message.reasoning_content.or(message.reasoning),
+        ),
     ] {
         if let Some(value) = value {
             extra.insert(name.to_owned(), Value::String(value));
         }
+    }
+    if !calls.is_empty() {
+        let calls = history.calls(&field("tool_calls"), calls)?;
+        extra.insert("tool_calls".to_owned(), calls);
     }
     Ok(ChatMessage {
         role,

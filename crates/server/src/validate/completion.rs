@@ -1,11 +1,11 @@
 //! The rules of `POST /v1/completions`.
 
 use kvist_base::{TokenId, Tokens};
-use kvist_engine::Prompt;
+use kvist_engine::{OutputSpec, Prompt};
 
 use super::settings::{check_output_bounds, choices, delivery, settings};
 use super::unsupported::{self, refuse_unsupported};
-use super::{Call, Circumstances, Echo, bounded, out_of_range};
+use super::{Call, Circumstances, Echo, Reasoning, bounded, out_of_range};
 use crate::error::ApiError;
 use crate::wire::common::Integer;
 use crate::wire::completion::{CompletionRequest, Prompts};
@@ -52,6 +52,8 @@ pub(crate) fn completion(
             body.generation.stream_options.as_ref(),
         )?,
         echo,
+        output: OutputSpec::default(),
+        reasoning: Reasoning::default(),
         ignored,
     })
 }

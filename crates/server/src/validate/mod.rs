@@ -3,28 +3,36 @@
 //! Wire types go in, [`Call`]s come out; what cannot be meant is refused with its field and limit.
 //! Ranges of sampling parameters are the engine's to check, so that they are written down once.
 
+mod anthropic;
 mod chat;
 mod completion;
 mod constraint;
 mod memory;
+mod ollama;
 mod plan;
+mod responses;
 mod settings;
+mod tools;
 mod unsupported;
 
+pub(crate) use anthropic::{counted_messages, messages};
 pub(crate) use chat::{TOP_LOGPROBS_MAX, chat};
 pub(crate) use completion::{LOGPROBS_MAX, completion};
 pub(crate) use memory::budget;
+pub(crate) use ollama::{OllamaCall, ollama_chat, ollama_generate};
 pub(crate) use plan::plan_change;
+pub(crate) use responses::{ResponsesCall, responses};
 pub(crate) use settings::{CACHE_SALT_BYTES_MAX, STOP_TOKENS_MAX, Settings};
+pub(crate) use tools::shown_call;
 
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use kvist_base::Tokens;
-use kvist_engine::Prompt;
+use kvist_engine::{ChatTraits, OutputSpec, Prompt};
 
 use crate::auth::Caller;
-use crate::config::{FairShare, HttpLimits};
+use crate::config::{FairShare, HttpLimits, Parsers};
 use crate::error::ApiError;
 
 /// A checked request: every prompt is to be continued `choices` times.
@@ -35,6 +43,10 @@ pub(crate) struct Call {
     pub(crate) settings: Settings,
     pub(crate) delivery: Delivery,
     pub(crate) echo: Echo,
+    /// What to look for in the output.
+    pub(crate) output: OutputSpec,
+    /// Whether reasoning is part of the answer.
+    pub(crate) reasoning: Reasoning,
     /// Fields that were sent and do nothing here.
     pub(crate) ignored: Vec<String>,
 }
@@ -63,6 +75,15 @@ pub(crate) enum Echo {
     PromptFirst,
 }
 
+/// Whether the answer has the model's reasoning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reasoning {
+    #[default]
+    Show,
+    /// It is left out, but counted.
+    Hide,
+}
+
 /// What the rules depend on beside the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Circumstances<'a> {
@@ -77,6 +98,10 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) caller: Caller,
     /// Between whom the engine's time is shared.
     pub(crate) fair_share: FairShare,
+    /// What the model's chat template can write, if it has one.
+    pub(crate) traits: Option<&'a ChatTraits>,
+    /// How outputs are told apart.
+    pub(crate) parsers: Parsers,
     /// Output of a request that does not say how much it wants.
     pub(crate) output_default: Option<Tokens>,
 }

@@ -12,7 +12,6 @@ use crate::wire::read::{Received, Unread};
 /// Labels and hints of OpenAI's own that no answer depends on: not worth a report.
 const INERT: &[&str] = &[
     "metadata",
-    "parallel_tool_calls",
     "prompt_cache_key",
     "prompt_cache_retention",
     "safety_identifier",
@@ -94,8 +93,6 @@ pub(super) const CHAT: &[Refusal] = &[
     refusal("thinking", |value| {
         value.get("type").is_some_and(|kind| kind == "disabled")
     }),
-    refusal("tool_choice", is_no_choice),
-    refusal("tools", empty),
     refusal("verbosity", |value| value == "medium"),
     refusal("web_search_options", |_| false),
 ];
@@ -103,6 +100,31 @@ pub(super) const CHAT: &[Refusal] = &[
 /// Refused by `/v1/completions`.
 pub(super) const COMPLETION: &[Refusal] =
     &[refusal("prompt_embeds", empty), refusal("suffix", empty)];
+
+/// Refused by `/v1/messages`.
+pub(super) const ANTHROPIC: &[Refusal] = &[
+    refusal("container", empty),
+    refusal("mcp_servers", empty),
+    refusal("output_format", empty),
+];
+
+/// Refused by `/v1/responses`.
+pub(super) const RESPONSES: &[Refusal] = &[
+    refusal("background", is_false),
+    refusal("conversation", empty),
+    refusal("max_tool_calls", |_| false),
+    refusal("prompt", empty),
+    refusal("top_logprobs", |value| is_number(value, 0.0)),
+];
+
+/// Refused by `/api/chat` and `/api/generate`.
+pub(super) const OLLAMA: &[Refusal] = &[
+    refusal("context", empty),
+    refusal("format", empty),
+    refusal("images", empty),
+    hinted("template", empty, "; the model's own template is used"),
+    refusal("suffix", empty),
+];
 
 fn empty(value: &Value) -> bool {
     match value {

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::common::{GenerationFields, Integer, SmallObject, StopReason, Usage};
 use super::read::{List, Object, ReadError, Reader, WireObject, WireValue, wire_object};
+use super::tools::{Call, PastCall, Tree};
 
 /// Messages, and parts of one message, a body may have.
 pub(crate) const MESSAGES_MAX: usize = 16_384;
@@ -20,6 +21,10 @@ wire_object! {
         top_logprobs: Integer,
         add_generation_prompt: bool,
         chat_template_kwargs: SmallObject,
+        tools: Tree,
+        tool_choice: Tree,
+        parallel_tool_calls: bool,
+        include_reasoning: bool,
     }
 }
 
@@ -30,8 +35,9 @@ wire_object! {
         content: Content,
         name: String,
         tool_call_id: String,
-        tool_calls: List<SmallObject, 128>,
+        tool_calls: List<PastCall, 128>,
         reasoning_content: String,
+        reasoning: String,
     }
 }
 
@@ -96,7 +102,15 @@ pub(crate) struct ChatChoice {
 #[derive(Debug, Serialize)]
 pub(crate) struct AssistantMessage {
     pub(crate) role: &'static str,
-    pub(crate) content: String,
+    /// Null when there is nothing but reasoning or calls.
+    pub(crate) content: Option<String>,
+    /// Under both names clients know it by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<Call>,
     /// Always null: there is no separate refusal channel. OpenAI's schema requires the key.
     pub(crate) refusal: Option<Value>,
 }
@@ -154,4 +168,10 @@ pub(crate) struct ChatDelta {
     pub(crate) role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<Call>,
 }

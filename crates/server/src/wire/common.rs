@@ -203,12 +203,21 @@ pub(crate) struct Usage {
     pub(crate) completion_tokens: u64,
     pub(crate) total_tokens: u64,
     pub(crate) prompt_tokens_details: PromptTokensDetails,
+    /// There when the answer was searched for reasoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) completion_tokens_details: Option<CompletionTokensDetails>,
 }
 
 /// What part of the prompt cost nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct PromptTokensDetails {
     pub(crate) cached_tokens: u64,
+}
+
+/// What part of the output was reasoning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct CompletionTokensDetails {
+    pub(crate) reasoning_tokens: u64,
 }
 
 /// The stop condition of the caller's that matched.

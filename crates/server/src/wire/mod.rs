@@ -3,6 +3,7 @@
 //! Request types have only optional fields and no rules; [`validate`](crate::validate) has the
 //! rules.
 
+pub(crate) mod anthropic;
 pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod completion;
@@ -12,5 +13,8 @@ pub(crate) mod error;
 pub(crate) mod map;
 pub(crate) mod memory;
 pub(crate) mod models;
+pub(crate) mod ollama;
 pub(crate) mod plan;
 pub(crate) mod read;
+pub(crate) mod responses;
+pub(crate) mod tools;

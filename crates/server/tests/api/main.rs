@@ -2,16 +2,20 @@
 //! point.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
 
+mod anthropic;
 mod chat;
 mod completions;
 mod lifecycle;
 mod map;
 mod memory;
 mod models;
+mod ollama;
 mod operations;
 mod page;
 mod refusals;
+mod responses;
 mod sampling;
 mod streams;
 mod structured;
 mod support;
+mod tools;

@@ -462,11 +462,6 @@ async fn what_we_cannot_do_is_refused_by_name() {
     let tool = json!([{"type": "function", "function": {"name": "f", "parameters": {}}}]);
     for (field, value) in [
         ("tools", tool.clone()),
-        ("tool_choice", json!("required")),
-        (
-            "tool_choice",
-            json!({"type": "function", "function": {"name": "f"}}),
-        ),
         ("functions", json!([{"name": "f"}])),
         ("audio", json!({"voice": "alloy"})),
         ("modalities", json!(["text", "audio"])),
@@ -516,11 +511,6 @@ async fn what_we_cannot_do_is_refused_by_name() {
         ("unsupported_parameter", param),
     )
     .await;
-
-    let calls = json!([{"role": "assistant", "content": null, "tool_calls": [{"id": "c"}]}]);
-    let param = Some("messages[0].tool_calls");
-    let body = with(&chat(), json!({"messages": calls}));
-    refused(&server, CHAT, &body, ("unsupported_parameter", param)).await;
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use kvist_engine::{
     Engine, EngineHandle, EngineOptions, GenerateSpec, MetricsSnapshot, Prompt, StreamEvent,
 };
 use kvist_server::{ServerConfig, router};
-use kvist_testkit::tiny::TinyModel;
+use kvist_testkit::tiny::{Script, TinyModel};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -49,6 +49,16 @@ impl Server {
 
     pub fn with(config: ServerConfig, options: &EngineOptions) -> Self {
         Self::over(model_file(), config, options)
+    }
+
+    /// A model that says what is written for it.
+    pub fn scripted(script: &Script<'_>) -> Self {
+        Self::scripted_with(script, config())
+    }
+
+    pub fn scripted_with(script: &Script<'_>, config: ServerConfig) -> Self {
+        let file = TempModel::scripted(script);
+        Self::over(file.path(), config, &options())
     }
 
     /// A model all of whose weights are NaN: it fails every request.
@@ -234,6 +244,26 @@ pub fn frames(body: &str) -> Vec<String> {
         .collect()
 }
 
+/// Name and data of each event of a stream of named events, comments left out.
+pub fn named_events(body: &str) -> Vec<(String, Value)> {
+    let frames = body
+        .split("\n\n")
+        .filter(|frame| !frame.is_empty() && !frame.starts_with(':'));
+    let event = |frame: &str| {
+        let (name, data) = frame
+            .split_once('\n')
+            .unwrap_or_else(|| panic!("{frame:?}"));
+        let name = name
+            .strip_prefix("event: ")
+            .unwrap_or_else(|| panic!("{frame:?}"));
+        let data = data
+            .strip_prefix("data: ")
+            .unwrap_or_else(|| panic!("{frame:?}"));
+        (name.to_owned(), serde_json::from_str(data).unwrap())
+    };
+    frames.map(event).collect()
+}
+
 pub fn request(method: Method, path: &str, body: Body) -> Request<Body> {
     let mut request = Request::new(body);
     *request.uri_mut() = path.parse().unwrap();
@@ -322,12 +352,15 @@ impl TempModel {
         Self::of(&tiny_model(), change)
     }
 
+    pub fn scripted(script: &Script<'_>) -> Self {
+        let file = Self(Self::fresh_path());
+        script.write_gguf(file.path());
+        file
+    }
+
     /// Any of the tiny models, with `change` done to each weight.
     pub fn of(model: &TinyModel, change: impl Fn(f32) -> f32) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("server-tests.{}.{number}.gguf", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let path = Self::fresh_path();
         let encode = |row: &[f32]| {
             row.iter()
                 .flat_map(|&each| change(each).to_le_bytes())
@@ -335,6 +368,13 @@ impl TempModel {
         };
         model.write_gguf_with(&path, QuantFormat::F32, &encode);
         Self(path)
+    }
+
+    fn fresh_path() -> PathBuf {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("server-tests.{}.{number}.gguf", std::process::id());
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
     }
 
     pub fn path(&self) -> &Path {
