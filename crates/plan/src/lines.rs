@@ -186,8 +186,8 @@ pub fn activation_bytes(model: &ModelShape, limits: &Limits) -> Bytes {
 }
 
 /// Bytes the activations of one token take: the residual stream and its normalised copy, queries,
-/// keys and values, the attention's output, the middle of the feed-forward network, and the widest of
-/// these once more quantised to 8 bits with scales (1.2 bytes a value).
+/// keys and values, the attention's output, both halves of the feed-forward network, and the widest
+/// of these once more quantised to 8 bits with scales (1.2 bytes a value).
 pub(crate) fn bytes_per_step_token(model: &ModelShape) -> Bytes {
     if let Some(step) = &model.step {
         return step.per_token;
@@ -195,7 +195,7 @@ pub(crate) fn bytes_per_step_token(model: &ModelShape) -> Bytes {
     let (dim, ffn_dim) = (u64::from(model.dim), u64::from(model.ffn_dim));
     let query_dim = model.query_dim();
     let qkv = query_dim + 2 * model.key_dim();
-    let values = 2 * dim + qkv + query_dim + ffn_dim;
+    let values = 2 * dim + qkv + query_dim + 2 * ffn_dim;
     let widest = dim.max(ffn_dim).max(query_dim);
     let quantised = (widest * 6).div_ceil(5);
     Bytes(values * ACTIVATION_BYTES + quantised + STEP_ENTRY_BYTES)
