@@ -71,8 +71,8 @@ pub use what_if::{WhatIf, WhatIfError, plan_what_if};
 // What callers need to state a request or read an answer, so that they depend on this room alone.
 pub use kvist_device::{Ceilings, CpuOptions};
 pub use kvist_grammar::{
-    Constraint, ConstraintError, Grammar, GrammarFault, GrammarState, Progress, TaggedJson,
-    TaggedValue,
+    Constraint, ConstraintError, Grammar, GrammarFault, GrammarState, Progress as GrammarProgress,
+    TaggedJson, TaggedValue,
 };
 pub use kvist_kernels::{Isa, IsaError};
 pub use kvist_plan as plan;

@@ -79,7 +79,7 @@ fn change(dice: &mut Dice, bytes: &mut Vec<u8>, (seeds, words): (&[Vec<u8>], &[&
             let end = (at + width).min(bytes.len());
             bytes[at..end].copy_from_slice(&extreme[..end - at]);
         }
-        5 if !words.is_empty() => insert(bytes, at, dice.pick(words)),
+        5 if !words.is_empty() => insert(bytes, at, dice.pick::<&[u8]>(words)),
         6 if !seeds.is_empty() => {
             let other = dice.pick(seeds);
             let from = dice.below(other.len() + 1);

@@ -9,10 +9,11 @@ use axum::body::HttpBody as _;
 use axum::response::IntoResponse as _;
 use axum::response::sse::{Event, Sse};
 use futures_core::Stream;
+use kvist_engine::{ChatTraits, ToolFormat};
 use serde_json::{Value, json};
 
 use crate::auth::Caller;
-use crate::config::{FairShare, HttpLimits};
+use crate::config::{FairShare, HttpLimits, Parsers};
 use crate::error::ApiError;
 use crate::validate::{self, Circumstances};
 use crate::wire::read::{WireObject, read_request};
@@ -39,6 +40,11 @@ impl Endpoint {
 /// Status and body of the answer instead.
 pub fn check(endpoint: Endpoint, body: &[u8]) -> Result<(), (u16, Value)> {
     let limits = HttpLimits::default();
+    // A template that knows of everything, so that everything is checked.
+    let traits = ChatTraits {
+        tools: Some(ToolFormat::Hermes),
+        ..ChatTraits::default()
+    };
     let around = Circumstances {
         limits: &limits,
         vocab_len: 512,
@@ -46,6 +52,8 @@ pub fn check(endpoint: Endpoint, body: &[u8]) -> Result<(), (u16, Value)> {
         now_seconds: 0,
         caller: Caller::default(),
         fair_share: FairShare::Off,
+        traits: Some(&traits),
+        parsers: Parsers::default(),
         output_default: None,
     };
     let checked = match endpoint {

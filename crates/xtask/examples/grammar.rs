@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use kvist_base::{TokenId, TokenSet, mix64};
-use kvist_engine::{Constraint, FileGrammars, GrammarState, Progress};
+use kvist_engine::{Constraint, FileGrammars, GrammarProgress, GrammarState};
 use kvist_testkit::schema::{is_of, schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -92,7 +92,7 @@ fn draw(
             Some(bytes) => text.extend_from_slice(&bytes),
             None => return Ok(Some(text)),
         }
-        if progress == Progress::Complete {
+        if progress == GrammarProgress::Complete {
             return Ok(Some(text));
         }
     }

@@ -233,7 +233,11 @@ fn storm(handle: &EngineHandle) -> (u64, u64) {
                         Ok(_) => finished += 1,
                         Err(_) => failed += 1,
                     },
-                    Err(SubmitError::Overloaded { .. }) => thread::yield_now(),
+                    Err(
+                        SubmitError::Overloaded { .. } | SubmitError::TooManyTokensWaiting { .. },
+                    ) => {
+                        thread::yield_now();
+                    }
                     Err(SubmitError::Draining | SubmitError::Stopped(_)) => {
                         return (finished, failed);
                     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kvist_base::{Bytes, KvDtype, Tokens};
 use kvist_plan::PlanLimit;
 
-use super::{Gated, Trouble, end_of, options, request};
+use super::{Gated, end_of, options, request};
 use crate::handle::EngineHandle;
 use crate::map::{BlockMap, CellContent, MAP_AGE_MAX};
 use crate::plan_change::PlanChange;
@@ -53,7 +53,7 @@ fn cells(map: &BlockMap, content: CellContent) -> u32 {
 fn every_block_in_a_table_is_its_sequences() {
     let mut options = options();
     options.prefix_caching = false;
-    let gated = Gated::start(&options, Trouble::None);
+    let gated = Gated::start(&options, None);
     let handle = gated.handle();
     let prompts = [40, 20, 9];
     let requests = prompts.map(|prompt| handle.submit(request(prompt, 150)).expect("places"));
@@ -84,7 +84,7 @@ fn every_block_in_a_table_is_its_sequences() {
 
 #[test]
 fn blocks_in_two_tables_are_shared() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     let requests = [40, 40].map(|prompt| handle.submit(request(prompt, 100)).expect("places"));
     let map = loop {
@@ -114,7 +114,7 @@ fn memory_is_uncommitted_until_it_is_used_and_after_it_was_given_back() {
     let mut options = options();
     options.prefix_caching = false;
     options.kv_idle_release = None;
-    let gated = Gated::start(&options, Trouble::None);
+    let gated = Gated::start(&options, None);
     let handle = gated.handle();
     gated.gate.open();
     assert_eq!(fresh(&handle).counts.uncommitted, fresh(&handle).blocks);
@@ -128,7 +128,7 @@ fn memory_is_uncommitted_until_it_is_used_and_after_it_was_given_back() {
 
 #[test]
 fn a_young_map_answers_again_without_the_engine() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     let begun = Instant::now();
     let first = handle.block_map().expect("an idle engine answers");
@@ -146,7 +146,7 @@ fn a_young_map_answers_again_without_the_engine() {
 
 #[test]
 fn a_stopped_engine_has_no_map() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     gated.shut_down();
     assert_eq!(handle.block_map(), None);
@@ -154,7 +154,7 @@ fn a_stopped_engine_has_no_map() {
 
 #[test]
 fn a_served_model_can_be_planned_under_other_limits() {
-    let gated = Gated::start(&options(), Trouble::None);
+    let gated = Gated::start(&options(), None);
     let handle = gated.handle();
     let served = handle.memory().plan;
     let plan = |change| handle.plan_with(change).expect("sensible limits");
