@@ -773,7 +773,17 @@ fn a_second_model_drafts_or_is_refused_before_anything_is_loaded() {
     let mut other = file.clone();
     other[at.unwrap() + 3] = b'X';
     fs::write(stage.dir.path().join("other.gguf"), other).unwrap();
-    let run = ["run", "tiny.gguf", "--raw", "-p", "ba be bi", "-n", "12"];
+    let run = [
+        "run",
+        "tiny.gguf",
+        "--raw",
+        "-p",
+        "ba be bi",
+        "-n",
+        "12",
+        "--seed",
+        "5",
+    ];
     let with = |more: &[&str]| stage.run(&[&run[..], more].concat());
 
     let alone = with(&["--speculative", "off"]);

@@ -26,6 +26,7 @@ mod map;
 mod memory;
 mod metrics;
 mod pack;
+mod places;
 mod plan_change;
 mod pulse;
 mod request;

@@ -14,8 +14,9 @@ use crate::constrain::Constrained;
 use crate::emit::{Delta, Emitter, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 use crate::error::EngineFault;
 use crate::metrics::MetricsSnapshot;
+use crate::places::{Place, WaitingTokens};
 use crate::request::SpecialTokens;
-use crate::shared::{Place, Submission, WaitingTokens};
+use crate::shared::Submission;
 
 pub(crate) struct Live {
     pub(crate) sampling: SamplingParams,

@@ -22,6 +22,7 @@ use crate::handle::{EngineStatus, ModelInfo, RequestHandle};
 use crate::map::{BlockMap, MAP_AGE_MAX};
 use crate::memory::KvReport;
 use crate::metrics::MetricsSnapshot;
+use crate::places::{Place, WaitingTokens};
 use crate::plan_change::PlanBasis;
 use crate::pulse::Pulse;
 use crate::request::{EndTokens, GenerateRequest, GenerateSpec, Prompt};
@@ -83,9 +84,9 @@ pub(crate) struct Shared {
     memory: Mutex<MemoryView>,
     /// The last map somebody asked for, and when that was.
     map: Mutex<Option<(Instant, Arc<BlockMap>)>>,
-    in_flight: AtomicUsize,
+    pub(crate) in_flight: AtomicUsize,
     /// Tokens of prompts that have not had their turn.
-    waiting_tokens: AtomicU64,
+    pub(crate) waiting_tokens: AtomicU64,
     next_id: AtomicU64,
     status: Mutex<EngineStatus>,
     metrics: Mutex<MetricsSnapshot>,
@@ -222,7 +223,7 @@ impl Shared {
     }
 
     /// A full channel wakes the engine by itself; in a closed one there is nothing left to wake.
-    fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let _ = self.commands.try_send(Command::Wake);
     }
 
@@ -487,22 +488,6 @@ fn tokens_of(len: usize) -> Tokens {
     Tokens(u32::try_from(len).unwrap_or(u32::MAX))
 }
 
-/// Tokens of a prompt that waits, given back when its turn comes or it goes.
-pub(crate) struct WaitingTokens {
-    shared: Arc<Shared>,
-    tokens: u64,
-}
-
-impl Drop for WaitingTokens {
-    fn drop(&mut self) {
-        let before = self
-            .shared
-            .waiting_tokens
-            .fetch_sub(self.tokens, Ordering::AcqRel);
-        assert!(before >= self.tokens, "tokens were given back twice");
-    }
-}
-
 /// The last characters of a rendered conversation: enough for any mark a template ends with.
 fn tail(text: &str) -> &str {
     const BYTES: usize = 64;
@@ -511,21 +496,4 @@ fn tail(text: &str) -> &str {
         start += 1;
     }
     &text[start..]
-}
-
-/// A place among the requests in flight, given back when dropped. It goes with the request from the
-/// door to its end, so that no way out can forget it.
-pub(crate) struct Place {
-    shared: Arc<Shared>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let before = self.shared.in_flight.fetch_sub(1, Ordering::AcqRel);
-        assert!(before > 0, "a place was given back twice");
-        // An engine that is stopping waits for this.
-        if before == 1 && self.shared.status() != EngineStatus::Ready {
-            self.shared.wake();
-        }
-    }
 }

@@ -164,7 +164,7 @@ fn no_schedule_no_draft_and_no_preemption_changes_a_bit() {
 
     let fixed = |len| Some(Speculation::fixed(len, (None, None)).expect("in range"));
     let narrow = |options: EngineOptions| EngineOptions {
-        kv_blocks_max: Some(Blocks(22)),
+        kv_blocks_max: Some(Blocks(14)),
         ..options
     };
     let variants = [
@@ -218,7 +218,9 @@ fn end_tokens_come_where_the_output_may_end_and_nowhere_else() {
     let handle = engine.handle();
     // The model would end at once, and may not.
     let mut spec = under(regex("ab(ab)*"), 1, 20);
-    spec.sampling.logit_bias = vec![(EOS, 100.0)];
+    // By single letters, of which two are at an end.
+    let [a, b] = [TokenId(100), TokenId(101)];
+    spec.sampling.logit_bias = vec![(EOS, 100.0), (a, 50.0), (b, 50.0)];
     for end_tokens in [EndTokens::Stop, EndTokens::Ignore] {
         let answer = ask(
             &handle,
@@ -228,7 +230,7 @@ fn end_tokens_come_where_the_output_may_end_and_nowhere_else() {
             },
         );
         assert_eq!((answer.reason, &*answer.text), (FinishReason::Stop, "ab"));
-        assert_eq!(answer.tokens.last(), Some(&EOS));
+        assert_eq!(answer.tokens, [a, b, EOS]);
     }
     // `min_tokens` holds as long as the grammar can go on.
     spec.sampling.min_tokens = 6;

@@ -186,6 +186,14 @@ const fn kind(status: StatusCode, kind: &'static str, code: &'static str) -> Kin
     Kind { status, kind, code }
 }
 
+const fn unavailable(code: &'static str) -> Kind {
+    kind(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "service_unavailable_error",
+        code,
+    )
+}
+
 /// `type` of every error the client can fix.
 const INVALID: &str = "invalid_request_error";
 /// Characters of a message.
@@ -204,10 +212,10 @@ impl ApiError {
                 kind(S::BAD_REQUEST, INVALID, "invalid_type")
             }
             Self::Missing { .. } => kind(S::BAD_REQUEST, INVALID, "missing_required_parameter"),
-            Self::OutOfRange { .. } | Self::Conflict { .. } | Self::TooManySequences { .. } => {
-                kind(S::BAD_REQUEST, INVALID, "invalid_value")
-            }
-            Self::Constraint { .. } => kind(S::BAD_REQUEST, INVALID, "invalid_value"),
+            Self::OutOfRange { .. }
+            | Self::Conflict { .. }
+            | Self::TooManySequences { .. }
+            | Self::Constraint { .. } => kind(S::BAD_REQUEST, INVALID, "invalid_value"),
             Self::OutputStuck(_) => kind(S::BAD_REQUEST, INVALID, "constraint_failed"),
             Self::Unsupported { .. } => kind(S::BAD_REQUEST, INVALID, "unsupported_parameter"),
             Self::Refused { source, .. } => kind(S::BAD_REQUEST, INVALID, refusal_code(source)),
@@ -243,11 +251,7 @@ impl ApiError {
                 kind(S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_timeout")
             }
             Self::Overdue { .. } => kind(S::GATEWAY_TIMEOUT, "timeout_error", "deadline_exceeded"),
-            Self::NoRoom(_) => kind(
-                S::SERVICE_UNAVAILABLE,
-                "service_unavailable_error",
-                "model_not_loaded",
-            ),
+            Self::NoRoom(_) => unavailable("model_not_loaded"),
             Self::NotInMemory { .. } => kind(S::CONFLICT, "conflict_error", "model_not_loaded"),
             Self::MemoryInUse { .. } => kind(S::CONFLICT, "conflict_error", "memory_in_use"),
             Self::CacheInUse(_) => kind(S::CONFLICT, "conflict_error", "cache_in_use"),
@@ -256,17 +260,9 @@ impl ApiError {
                 "server_error",
                 "model_load_failed",
             ),
-            Self::Draining => kind(
-                S::SERVICE_UNAVAILABLE,
-                "service_unavailable_error",
-                "shutting_down",
-            ),
+            Self::Draining => unavailable("shutting_down"),
             Self::Fault { .. } => kind(S::INTERNAL_SERVER_ERROR, "server_error", "internal_error"),
-            Self::Stalled { .. } => kind(
-                S::SERVICE_UNAVAILABLE,
-                "service_unavailable_error",
-                "engine_stalled",
-            ),
+            Self::Stalled { .. } => unavailable("engine_stalled"),
             Self::EngineStopped => kind(S::INTERNAL_SERVER_ERROR, "server_error", "engine_stopped"),
         }
     }

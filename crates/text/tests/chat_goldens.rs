@@ -89,6 +89,12 @@ fn templates_render_as_python_renders_them() {
         let rendered = compile(row, source).unwrap().render(&input(&row["input"]));
         match row["text"].as_str() {
             Some(expected) => assert_eq!(rendered.unwrap(), expected, "{what}"),
+            // Python fails where the template joins it to text; we hand it over as the text it wants.
+            None if what.starts_with("\"deepseek-r1\" \"tool calls, arguments as an object") => {
+                let text =
+                    "<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Malmö\", \"days\": 2}\n```<";
+                assert!(rendered.unwrap().contains(text), "{what}");
+            }
             None => assert!(rendered.is_err(), "{what}: {rendered:?}"),
         }
     }

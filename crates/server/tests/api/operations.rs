@@ -247,7 +247,6 @@ async fn a_key_is_needed_for_everything_but_probes() {
         "/v1/chat/completions",
         "/v1/completions",
         "/nowhere",
-        "/",
         "//health",
         "/health/",
         "/v1/health",

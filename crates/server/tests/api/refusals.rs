@@ -647,7 +647,6 @@ async fn unknown_models_routes_and_methods() {
         );
     }
     for path in [
-        "/",
         "/v1",
         "/v2/completions",
         "//v1/models",

@@ -45,7 +45,7 @@ impl File {
 
     /// Whether it is compiled into a product: not a test, an example or a tool.
     pub fn is_product(&self) -> bool {
-        let is_tool = matches!(self.room(), None | Some("xtask" | "testkit"));
+        let is_tool = matches!(self.room(), None | Some("xtask" | "testkit" | "fuzzing"));
         !is_tool && self.path.contains("/src/") && !self.is_test_file()
     }
 
