@@ -68,7 +68,6 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
         fair_share: args.fair_share.fair_share(),
         parsers: args.parsers(),
         idle_unload: args.idle_unload.time(),
-        ..ServerConfig::default()
     };
     let names = models.iter().filter_map(|model| model.names.first());
     announce(&listener, names, &config).map_err(|error| session::system_error(&error))?;

@@ -230,7 +230,8 @@ mod tests {
 
     #[test]
     fn the_node_with_most_cores_is_the_default_and_quotas_limit_it() {
-        let cases: [(&[u32], usize, (u32, u32, u32)); 6] = [
+        type Case = (&'static [u32], usize, (u32, u32, u32));
+        let cases: [Case; 6] = [
             (&[0, 0, 0, 0], 64, (4, 4, 1)),
             (&[0, 0, 1, 1], 64, (2, 4, 2)),
             (&[0, 1, 1, 1], 64, (3, 4, 2)),

@@ -45,8 +45,11 @@ fn regex(text: &str) -> Constraint {
     Constraint::Regex(text.to_owned())
 }
 
+/// Whether a text is of a form.
+type IsOfForm = fn(&str) -> bool;
+
 /// One of each kind that comes to an end soon, and how to tell.
-fn kinds() -> Vec<(Constraint, fn(&str) -> bool)> {
+fn kinds() -> Vec<(Constraint, IsOfForm)> {
     let object = json!({"type": "object", "additionalProperties": false, "required": ["n"],
         "properties": {"n": {"type": "integer", "minimum": 0, "maximum": 99}}});
     let tagged = TaggedJson {

@@ -50,6 +50,10 @@ fn fill(row: &mut [f32], draw: u64) {
         let bell: u32 = bytes.iter().map(|&byte| u32::from(byte)).sum();
         #[allow(clippy::cast_precision_loss)] // eight bytes add up to little
         let bell = bell as f32 / 100.0 - 10.2;
-        *logit = if bits % 5000 == 0 { bell + 8.0 } else { bell };
+        *logit = if bits.is_multiple_of(5000) {
+            bell + 8.0
+        } else {
+            bell
+        };
     }
 }

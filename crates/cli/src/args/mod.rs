@@ -85,7 +85,7 @@ pub enum LogLevel {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Serve one or more models over the OpenAI API.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Answer one prompt and end.
     Run(RunArgs),
     /// Talk with a model in the terminal.

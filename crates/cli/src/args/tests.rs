@@ -24,7 +24,7 @@ fn machine() -> Machine {
 
 fn serve(line: &str) -> ServeArgs {
     match parse(line).unwrap() {
-        Command::Serve(args) => args,
+        Command::Serve(args) => *args,
         other => panic!("{other:?}"),
     }
 }

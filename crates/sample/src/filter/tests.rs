@@ -64,7 +64,7 @@ fn row(len: usize, seed: u64) -> Vec<f32> {
         2 => bell(idx).round(),
         3 => bell(idx) * 4.0,
         4 => idx as f32 * 0.01,
-        _ if idx % 3 == 0 && idx > 0 => f32::NEG_INFINITY,
+        _ if idx.is_multiple_of(3) && idx > 0 => f32::NEG_INFINITY,
         _ => -(idx as f32) * 0.003,
     };
     (0..len).map(logit).collect()

@@ -194,7 +194,7 @@ impl ResponseWords {
         self.output.push(item);
     }
 
-    fn call(&mut self, call: Call, frames: &mut Frames<Event>) {
+    fn call(&mut self, call: &Call, frames: &mut Frames<Event>) {
         self.close(COMPLETED, frames);
         let id = self.item_id("fc");
         let item = |arguments: &str, status| OutputItem::FunctionCall {
@@ -320,7 +320,7 @@ impl Dialect for ResponseWords {
         match said {
             Said::Reasoning(text) => self.text(Kind::Reasoning, &text, frames),
             Said::Text(text) => self.text(Kind::Text, &text, frames),
-            Said::Call(call) => self.call(call, frames),
+            Said::Call(call) => self.call(&call, frames),
         }
     }
 

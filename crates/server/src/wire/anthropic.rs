@@ -230,6 +230,7 @@ impl MessageEvent<'_> {
 /// What a block gained.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[allow(clippy::enum_variant_names)] // the names of the API
 pub(crate) enum BlockDelta<'a> {
     TextDelta { text: &'a str },
     ThinkingDelta { thinking: &'a str },

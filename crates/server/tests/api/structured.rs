@@ -42,8 +42,11 @@ fn is_word(text: &str) -> bool {
     ["yes", "no"].contains(&text)
 }
 
+/// Whether a text is of a form.
+type IsOfForm = fn(&str) -> bool;
+
 /// Ways to ask, and how to tell that they were heard.
-fn spellings() -> Vec<(Value, fn(&str) -> bool)> {
+fn spellings() -> Vec<(Value, IsOfForm)> {
     let named = json!({"name": "answer", "strict": true, "description": "x", "schema": schema()});
     let grammar = "start: \"yes\" | \"no\"\n";
     vec![

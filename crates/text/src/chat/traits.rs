@@ -49,7 +49,7 @@ impl ChatTraits {
 /// add strings fail with an object, and those that print one print it as Python would.
 fn wants_text(template: &ChatTemplate) -> bool {
     let written = |arguments: Value| {
-        let text = template.render(&probe(arguments)).ok()?;
+        let text = template.render(&probe(&arguments)).ok()?;
         let is_right = text.contains("kvist_key") && !text.contains("'kvist_key'");
         is_right.then_some(())
     };
@@ -73,7 +73,7 @@ pub(super) fn with_text(calls: &Value) -> Value {
 }
 
 /// A conversation with one call.
-fn probe(arguments: Value) -> ChatInput {
+fn probe(arguments: &Value) -> ChatInput {
     let message = |role: &str, content: Option<&str>| ChatMessage {
         role: role.to_owned(),
         content: content.map(str::to_owned),
