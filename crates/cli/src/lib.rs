@@ -44,7 +44,7 @@ use exit::Exit;
 pub fn main() -> ExitCode {
     let cli = Cli::of_process();
     let environment = Environment::of_process();
-    logging::start(cli.log);
+    logging::start(cli.log, cli.log_format);
     let exit = dispatch(&cli.command, &environment).unwrap_or_else(|error| {
         // A reader that has seen enough, as `head` does, is not an error worth words.
         if error.exit != Exit::Ok {

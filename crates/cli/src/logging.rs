@@ -2,10 +2,10 @@
 
 use tracing::level_filters::LevelFilter;
 
-use crate::args::LogLevel;
+use crate::args::{LogFormat, LogLevel};
 
 /// Sends everything up to `level` to standard error, from now on and for the whole process.
-pub(crate) fn start(level: LogLevel) {
+pub(crate) fn start(level: LogLevel, format: LogFormat) {
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
@@ -14,7 +14,12 @@ pub(crate) fn start(level: LogLevel) {
     };
     let log = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false);
     // A test in the same process may have started one already: it keeps it.
-    let _ = log.with_ansi(false).with_target(false).try_init();
+    let _ = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
 }

@@ -12,7 +12,7 @@ use kvist_engine::{
     Cores, Engine, EngineHandle, EngineOptions, EngineStatus, Fleet, FleetModel, ShutdownReport,
     plan_file,
 };
-use kvist_server::{EngineLimits, Models, ServerConfig, check_tls};
+use kvist_server::{EngineLimits, Models, ServerConfig, UnknownFields, check_tls};
 
 use crate::args::{ApiKeyArgs, FairShareArg, ServeArgs};
 use crate::environment::Environment;
@@ -67,6 +67,10 @@ pub(crate) fn run(args: &ServeArgs, environment: &Environment) -> Result<Exit, C
         output_default: args.max_tokens,
         fair_share: args.fair_share.fair_share(),
         parsers: args.parsers(),
+        unknown_fields: match args.strict {
+            true => UnknownFields::Refuse,
+            false => UnknownFields::Report,
+        },
         idle_unload: args.idle_unload.time(),
     };
     let names = models.iter().filter_map(|model| model.names.first());

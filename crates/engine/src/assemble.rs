@@ -25,6 +25,7 @@ use crate::shared::{MemoryView, PoolShape, Shared, SharedParts};
 use crate::speculation::{Speculation, Speculator};
 use crate::step::Core;
 use crate::tier;
+use crate::tier::Identity;
 use crate::transfer::Costs;
 use crate::vocab::{chat_template, vocab_spec};
 
@@ -39,6 +40,7 @@ pub(crate) struct Loaded {
     memory: Memory,
     speculator: Option<Speculator>,
     draft_memory: Option<DeviceMemory>,
+    identity: Identity,
 }
 
 impl Loaded {
@@ -70,12 +72,9 @@ impl Loaded {
         let mut scheduler = scheduler(plan, options, (blocks_limit, blocks_max))?;
         let kv = device.alloc_kv(kv_spec(config, (plan, options), blocks_max))?;
         let block_bytes = device.kv_block_bytes(kv);
+        let identity = identity(file, config, (options.limits.kv_dtype, block_size))?;
         let tier = match &options.tier {
-            Some(tier) => {
-                let limits = &options.limits;
-                let identity = identity(file, config, (limits.kv_dtype, limits.block_size))?;
-                Some(tier::open(tier, identity, block_bytes, &mut scheduler)?)
-            }
+            Some(tier) => Some(tier::open(tier, identity, block_bytes, &mut scheduler)?),
             None => None,
         };
         let shape = StepShape {
@@ -109,6 +108,7 @@ impl Loaded {
             memory,
             speculator: None,
             draft_memory: None,
+            identity,
         })
     }
 
@@ -155,6 +155,7 @@ impl Loaded {
             vocab_len: tokenizer.vocab_len(),
             model_len: plan.model_len,
             has_chat_template: template.is_some(),
+            fingerprint: self.identity.fingerprint(),
             isa: caps.isa,
             threads: caps.threads,
             plan: plan.clone(),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use kvist_base::{FinishReason, TokenId, Tokens};
-use kvist_sample::TokenLogprob;
+use kvist_sample::{Scored, TokenLogprob};
 
 use crate::error::EngineFault;
 
@@ -35,6 +35,9 @@ pub struct Delta {
     pub text_lens: Vec<usize>,
     /// One entry a token when the request asked for log-probabilities, else empty.
     pub logprobs: Vec<TokenLogprobs>,
+    /// When the request asked for log-probabilities of its prompt: those of the next of its tokens, the
+    /// second one first. All of them come before any output.
+    pub prompt_logprobs: Vec<Scored>,
 }
 
 /// Log-probabilities (natural log, of the unmodified distribution) at one output position.
@@ -152,6 +155,7 @@ impl Emitter {
                 last.tokens.extend(next.tokens);
                 last.text_lens.extend(next.text_lens);
                 last.logprobs.extend(next.logprobs);
+                last.prompt_logprobs.extend(next.prompt_logprobs);
             }
             (_, event) => queue.events.push_back(event),
         }

@@ -99,7 +99,8 @@ fn text_field(error: &TextError) -> &'static str {
         TextError::EmptyStop { .. } | TextError::StopsTooLong { .. } => "stop",
         TextError::TemplateRaised { .. }
         | TextError::TemplateFailed { .. }
-        | TextError::TemplateWorkLimit { .. } => "messages",
+        | TextError::TemplateWorkLimit { .. }
+        | TextError::NothingToContinue => "messages",
         TextError::ReservedTemplateArgument { .. } => "chat_template_kwargs",
         _ => "prompt",
     }

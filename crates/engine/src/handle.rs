@@ -16,7 +16,7 @@ use crate::map::BlockMap;
 use crate::memory::{BudgetError, MemoryReport, ProcessMemory, ResetError};
 use crate::metrics::MetricsSnapshot;
 use crate::plan_change::PlanChange;
-use crate::request::{GenerateSpec, Prompt};
+use crate::request::{GenerateSpec, Prompt, PromptOptions};
 use crate::shared::Shared;
 
 /// What is being served.
@@ -30,6 +30,8 @@ pub struct ModelInfo {
     pub vocab_len: usize,
     /// Largest sequence served: prompt and output together.
     pub model_len: Tokens,
+    /// Short for all that outputs depend on beside requests: program, weights, KV dtype. Hexadecimal.
+    pub fingerprint: String,
     /// Whether conversations can be rendered.
     pub has_chat_template: bool,
     /// Where every byte goes, as planned at the start.
@@ -156,12 +158,18 @@ impl EngineHandle {
         self.shared.tokenize(text, mode)
     }
 
-    /// Tokens a prompt has for this model, BOS included. Runs on the caller's thread.
+    /// The tokens a request with this prompt and `output_max` would run with, BOS included. Runs on
+    /// the caller's thread.
     ///
     /// # Errors
     /// When it cannot be a prompt of this model.
-    pub fn prompt_len(&self, prompt: Prompt) -> Result<Tokens, RequestError> {
-        self.shared.prompt_len(prompt)
+    pub fn prompt_tokens(
+        &self,
+        prompt: Prompt,
+        options: &PromptOptions,
+        output_max: Option<Tokens>,
+    ) -> Result<Vec<TokenId>, RequestError> {
+        self.shared.prompt_tokens(prompt, options, output_max)
     }
 
     /// A conversation as the model's chat template writes it.
@@ -195,6 +203,7 @@ pub struct RequestHandle {
     pub(crate) id: SeqId,
     pub(crate) prompt_len: Tokens,
     pub(crate) prompt_tail: String,
+    pub(crate) prompt_tokens: Vec<TokenId>,
     pub(crate) events: EventStream,
 }
 
@@ -218,6 +227,11 @@ impl RequestHandle {
     /// prompts. Tells whether the model was left in the middle of its reasoning.
     pub fn prompt_tail(&self) -> &str {
         &self.prompt_tail
+    }
+
+    /// The prompt's tokens, if the request asked to keep them; otherwise none.
+    pub fn prompt_tokens(&self) -> &[TokenId] {
+        &self.prompt_tokens
     }
 
     /// The next event, `None` after the last. `None` without a `Finished` or `Failed` before it

@@ -61,9 +61,12 @@ pub use map::{
     BlockMap, CellContent, MAP_AGE_MAX, MAP_CELLS_MAX, MAP_SEQUENCES_MAX, MapCounts, MapSequence,
 };
 pub use memory::{BudgetError, KvReport, MemoryReport, ProcessMemory, ResetError};
-pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot};
+pub use metrics::{FinishedCounts, Histogram, MetricsSnapshot, RequestHistograms};
 pub use plan_change::PlanChange;
-pub use request::{EndTokens, GenerateSpec, Prompt, SpecialTokens};
+pub use request::{
+    BeginToken, EndTokens, GenerateSpec, Prompt, PromptOptions, PromptTokens, SpecialTokens,
+    StopText, Truncation, TruncationSide,
+};
 pub use score::{ScoreError, ScoreOptions, Scorer};
 pub use speculation::{DraftLength, Speculation, SpeculationError};
 pub use tier::{TierError, TierOptions};
@@ -77,7 +80,9 @@ pub use kvist_grammar::{
 };
 pub use kvist_kernels::{Isa, IsaError};
 pub use kvist_plan as plan;
-pub use kvist_sample::{ParamError, SamplingSpec, TokenLogprob};
+pub use kvist_sample::{
+    LOGPROB_TOKENS_MAX, LOGPROBS_MAX, ParamError, SamplingSpec, Scored, TokenLogprob,
+};
 pub use kvist_sched::{Admission, Fairness};
 pub use kvist_text::{
     ChatInput, ChatMessage, ChatTraits, OutputParser, OutputPiece, OutputSpec, ReasoningFormat,

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use kvist_base::{FinishReason, TokenId, Tokens};
 use kvist_grammar::Progress;
-use kvist_sample::{Sampled, Sampler, SamplerState, SamplingParams, TokenLogprob};
-use kvist_sched::{ChunkEnd, ChunkOutcome, FinishedSequence, NewSequence};
+use kvist_sample::{SampleFault, Sampled, Sampler, SamplerState, SamplingParams, TokenLogprob};
+use kvist_sched::{ChunkEnd, ChunkOutcome, FinishedSequence, NewSequence, PromptLogits};
 use kvist_text::{DetokenizeOptions, Detokenizer, StopMatcher, Tokenizer};
 
 use crate::constrain::Constrained;
 use crate::emit::{Delta, Emitter, Finished, StoppedBy, StreamEvent, TokenLogprobs, Usage};
 use crate::error::EngineFault;
-use crate::metrics::MetricsSnapshot;
+use crate::metrics::{Histogram, MetricsSnapshot, RequestHistograms};
 use crate::places::{Place, WaitingTokens};
-use crate::request::SpecialTokens;
+use crate::request::{SpecialTokens, StopText};
 use crate::shared::Submission;
 
 pub(crate) struct Live {
@@ -24,6 +24,11 @@ pub(crate) struct Live {
     detokenizer: Detokenizer,
     stop: StopMatcher,
     stop_texts: Vec<String>,
+    stop_text: StopText,
+    /// How many of the likeliest tokens are told for each of the prompt's.
+    prompt_logprobs: u32,
+    /// Whether nothing is to be drawn.
+    ends_with_prompt: bool,
     ends: Vec<TokenId>,
     constrained: Option<Constrained>,
     emitter: Emitter,
@@ -31,9 +36,26 @@ pub(crate) struct Live {
     /// `None` once a step has computed something of it.
     waiting: Option<WaitingTokens>,
     stopped_by: Option<StoppedBy>,
-    accepted_at: Instant,
-    last_token_at: Option<Instant>,
+    times: Times,
+    /// What was asked for.
+    output_max: Tokens,
+    alternatives: u32,
 }
+
+/// When things happened to a sequence.
+struct Times {
+    accepted: Instant,
+    /// Its first step.
+    begun: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+}
+
+/// The end of a sequence that cannot go on.
+pub(crate) const CANCELLED: ChunkEnd = ChunkEnd::Finished {
+    token: None,
+    reason: FinishReason::Cancelled,
+};
 
 impl Live {
     /// Splits a submission into what the scheduler needs and what the engine keeps.
@@ -59,19 +81,32 @@ impl Live {
             detokenizer: Detokenizer::new(Arc::clone(tokenizer), options),
             stop: request.stop,
             stop_texts: request.stop_texts,
+            stop_text: request.stop_text,
+            prompt_logprobs: request.prompt_logprobs.unwrap_or(0),
+            ends_with_prompt: request.output_max.is_empty(),
             ends: request.ends,
             constrained: request.constrained,
             emitter,
             place,
             waiting: Some(waiting),
             stopped_by: None,
-            accepted_at,
-            last_token_at: None,
+            times: Times {
+                accepted: accepted_at,
+                begun: None,
+                first_token: None,
+                last_token: None,
+            },
+            output_max: request.output_max,
+            alternatives: request.alternatives,
         };
         let sequence = NewSequence {
             id,
             prompt: request.prompt,
             output_max: request.output_max,
+            prompt_logits: match request.prompt_logprobs {
+                Some(_) => PromptLogits::All,
+                None => PromptLogits::Last,
+            },
             cache_root: request.cache_root,
             priority: request.priority,
             tenant: request.tenant,
@@ -90,14 +125,36 @@ impl Live {
 
     /// Time since it was accepted.
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.accepted_at)
+        now.saturating_duration_since(self.times.accepted)
     }
 
-    /// Its turn has come. Says so once, however often it is called.
-    pub(crate) fn begin(&mut self) {
+    /// Its turn has come: a step computes some of it. Says so once, however often it is called.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.times.begun.get_or_insert(now);
         if self.waiting.take().is_some() {
             self.emitter.begin();
         }
+    }
+
+    /// Tells the client what these rows say of the prompt's tokens behind them.
+    ///
+    /// # Errors
+    /// A row is not finite.
+    pub(crate) fn score<'a>(
+        &mut self,
+        rows: impl Iterator<Item = (&'a [f32], TokenId)>,
+        sampler: &mut Sampler,
+    ) -> Result<(), EngineFault> {
+        let count = self.prompt_logprobs;
+        let scored = rows.map(|(row, token)| sampler.score(row, token, count));
+        let prompt_logprobs: Vec<_> = scored.collect::<Result<_, SampleFault>>()?;
+        if !prompt_logprobs.is_empty() {
+            self.emitter.emit(StreamEvent::Delta(Delta {
+                prompt_logprobs,
+                ..Delta::default()
+            }));
+        }
+        Ok(())
     }
 
     /// Draws a token from the first row, and from the next one for as long as the token drawn is the
@@ -113,15 +170,19 @@ impl Live {
         (sampler, tokenizer): (&mut Sampler, &dyn Tokenizer),
     ) -> (ChunkOutcome, Option<EngineFault>) {
         let mut accepted = Tokens::ZERO;
+        if self.ends_with_prompt {
+            let end = ChunkEnd::Finished {
+                token: None,
+                reason: FinishReason::Length,
+            };
+            return (end.into(), None);
+        }
         loop {
             let row = rows.next().expect("the batch asked for these rows");
             let end = match self.draw_one(row, sampler, tokenizer) {
                 Ok(end) => end,
                 Err(fault) => {
-                    let end = ChunkEnd::Finished {
-                        token: None,
-                        reason: FinishReason::Cancelled,
-                    };
+                    let end = CANCELLED;
                     return (ChunkOutcome { accepted, end }, Some(fault));
                 }
             };
@@ -191,6 +252,9 @@ impl Live {
             if !tokenizer.is_end(token) {
                 self.stopped_by = Some(StoppedBy::Token(token));
             }
+            if self.stop_text == StopText::Include {
+                delta.text = self.detokenizer.push(token);
+            }
             ChunkEnd::Finished {
                 token: Some(token),
                 reason: FinishReason::Stop,
@@ -199,10 +263,10 @@ impl Live {
             let text = self.detokenizer.push(token);
             let verdict = self.stop.feed(text.as_str());
             delta.text = verdict.emit;
-            delta.text_lens[0] = delta.text.len();
             match verdict.matched {
                 Some(idx) => {
                     self.stopped_by = self.stop_texts.get(idx).cloned().map(StoppedBy::Text);
+                    self.include_stop(idx, &mut delta.text);
                     ChunkEnd::Finished {
                         token: Some(token),
                         reason: FinishReason::Stop,
@@ -211,21 +275,68 @@ impl Live {
                 None => ChunkEnd::Sampled(token),
             }
         };
+        delta.text_lens[0] = delta.text.len();
         self.emitter.emit(StreamEvent::Delta(delta));
         outcome
     }
 
+    /// Ends the text with the stop string it ended at, where that is wanted.
+    fn include_stop(&self, idx: usize, text: &mut String) {
+        if self.stop_text == StopText::Include {
+            text.push_str(&self.stop_texts[idx]);
+        }
+    }
+
     /// Records the times of `count` tokens that came at once: they share the time since the last one.
     pub(crate) fn clock(&mut self, now: Instant, count: Tokens, metrics: &mut MetricsSnapshot) {
-        match self.last_token_at.replace(now) {
+        match self.times.last_token.replace(now) {
             // A draft follows an output token, so there is one only.
-            None => metrics
-                .ttft_seconds
-                .observe((now - self.accepted_at).as_secs_f64()),
+            None => {
+                self.times.first_token = Some(now);
+                let waited = now - self.times.accepted;
+                metrics.ttft_seconds.observe(waited.as_secs_f64());
+            }
             Some(before) => {
                 let each = (now - before).as_secs_f64() / f64::from(count.0.max(1));
                 metrics.itl_seconds.observe_times(each, count.0);
             }
+        }
+    }
+
+    /// Counts what the sequence took, as far as it came.
+    fn observe(&self, end: &FinishedSequence, requests: &mut RequestHistograms) {
+        let usage = usage(end);
+        let count = |histogram: &mut Histogram, tokens: Tokens| {
+            histogram.observe(f64::from(tokens.0));
+        };
+        count(&mut requests.prompt_tokens, usage.prompt);
+        count(&mut requests.output_tokens, usage.output);
+        count(&mut requests.output_max, self.output_max);
+        if self.alternatives > 0 {
+            requests.alternatives.observe(self.alternatives.into());
+        }
+        let Some(begun) = self.times.begun else {
+            return;
+        };
+        let computed = usage.prompt - usage.prefix_hit;
+        count(&mut requests.computed_prompt_tokens, computed);
+        requests.cached_prompt_tokens += u64::from(usage.prefix_hit.0);
+        let queue = begun - self.times.accepted;
+        requests.queue_seconds.observe(queue.as_secs_f64());
+        let (Some(first), Some(last)) = (self.times.first_token, self.times.last_token) else {
+            return;
+        };
+        let (decode, after_first) = (last - first, usage.output.saturating_sub(Tokens(1)));
+        for (histogram, time) in [
+            (&mut requests.prefill_seconds, first - begun),
+            (&mut requests.decode_seconds, decode),
+            (&mut requests.inference_seconds, last - begun),
+        ] {
+            histogram.observe(time.as_secs_f64());
+        }
+        if !after_first.is_empty() {
+            let each = decode.as_secs_f64() / f64::from(after_first.0);
+            requests.tpot_seconds.observe(each);
         }
     }
 
@@ -236,8 +347,9 @@ impl Live {
             let tail = self.detokenizer.finish();
             let verdict = self.stop.feed(tail.as_str());
             let mut text = verdict.emit;
-            if verdict.matched.is_none() {
-                text.push_str(&self.stop.finish());
+            match verdict.matched {
+                Some(idx) => self.include_stop(idx, &mut text),
+                None => text.push_str(&self.stop.finish()),
             }
             if !text.is_empty() {
                 self.emitter.emit(StreamEvent::Delta(Delta {
@@ -246,9 +358,9 @@ impl Live {
                 }));
             }
         }
-        metrics
-            .e2e_seconds
-            .observe(self.accepted_at.elapsed().as_secs_f64());
+        let whole = self.times.accepted.elapsed();
+        metrics.e2e_seconds.observe(whole.as_secs_f64());
+        self.observe(end, &mut metrics.requests);
         match end.reason {
             FinishReason::Stop => metrics.finished.stop += 1,
             FinishReason::Length => metrics.finished.length += 1,

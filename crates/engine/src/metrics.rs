@@ -1,5 +1,7 @@
 //! Counters, gauges and latency histograms, as values.
 
+use kvist_base::Tokens;
+
 /// A cumulative histogram with fixed upper bounds, in the form Prometheus expects.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Histogram {
@@ -53,6 +55,70 @@ const E2E_BOUNDS: &[f64] = &[
     480.0, 960.0, 1920.0, 7680.0,
 ];
 
+/// Tokens of a step: vLLM's buckets.
+const STEP_BOUNDS: &[f64] = &[
+    1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
+];
+/// Alternatives of a prompt: vLLM's buckets.
+const ALTERNATIVE_BOUNDS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
+/// Tokens of a request: as many of these as its model can have.
+const TOKEN_BOUNDS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5,
+    5e5, 1e6, 2e6, 5e6, 1e7,
+];
+
+/// vLLM's buckets for tokens of requests to a model with this context.
+fn token_bounds(model_len: Tokens) -> &'static [f64] {
+    let max = f64::from(model_len.0);
+    &TOKEN_BOUNDS[..TOKEN_BOUNDS.partition_point(|bound| *bound <= max)]
+}
+
+/// Times and sizes of requests that ended, as distributions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequestHistograms {
+    /// Seconds from acceptance to the first step.
+    pub queue_seconds: Histogram,
+    /// Seconds from the first step to the first output token.
+    pub prefill_seconds: Histogram,
+    /// Seconds from the first output token to the last.
+    pub decode_seconds: Histogram,
+    /// Seconds from the first step to the last output token.
+    pub inference_seconds: Histogram,
+    /// Seconds for each output token after the first: the request's mean.
+    pub tpot_seconds: Histogram,
+    /// Tokens of the prompt.
+    pub prompt_tokens: Histogram,
+    /// Tokens of the prompt that were computed, not found in the prefix cache.
+    pub computed_prompt_tokens: Histogram,
+    /// Tokens of prompts that were found there.
+    pub cached_prompt_tokens: u64,
+    /// Tokens of the output.
+    pub output_tokens: Histogram,
+    /// Most tokens of the output that were asked for, or that there was room for.
+    pub output_max: Histogram,
+    /// Alternatives asked for, once a prompt.
+    pub alternatives: Histogram,
+}
+
+impl RequestHistograms {
+    fn new(model_len: Tokens) -> Self {
+        let tokens = || Histogram::new(token_bounds(model_len));
+        Self {
+            queue_seconds: Histogram::new(E2E_BOUNDS),
+            prefill_seconds: Histogram::new(E2E_BOUNDS),
+            decode_seconds: Histogram::new(E2E_BOUNDS),
+            inference_seconds: Histogram::new(E2E_BOUNDS),
+            tpot_seconds: Histogram::new(ITL_BOUNDS),
+            prompt_tokens: tokens(),
+            computed_prompt_tokens: tokens(),
+            cached_prompt_tokens: 0,
+            output_tokens: tokens(),
+            output_max: tokens(),
+            alternatives: Histogram::new(ALTERNATIVE_BOUNDS),
+        }
+    }
+}
+
 /// Everything the engine counts, as of the last step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsSnapshot {
@@ -70,6 +136,10 @@ pub struct MetricsSnapshot {
     pub blocks_total: u32,
     /// Requests accepted since start.
     pub accepted: u64,
+    /// Requests refused because all places were taken.
+    pub rejected: u64,
+    /// Requests ended by logits that were not numbers.
+    pub corrupted: u64,
     /// Requests ended by a stop, by length, by cancellation, by a fault.
     pub finished: FinishedCounts,
     /// Prompt tokens of accepted requests.
@@ -106,6 +176,10 @@ pub struct MetricsSnapshot {
     pub weights_streamed_bytes: u64,
     /// Seconds that reading them took, summed over threads.
     pub weights_streamed_seconds: f64,
+    /// Tokens computed in a step.
+    pub step_tokens: Histogram,
+    /// What requests took.
+    pub requests: RequestHistograms,
     /// Seconds from acceptance to the first output token.
     pub ttft_seconds: Histogram,
     /// Seconds between output tokens of one request.
@@ -128,7 +202,7 @@ pub struct FinishedCounts {
 }
 
 impl MetricsSnapshot {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(model_len: Tokens) -> Self {
         Self {
             running: 0,
             waiting: 0,
@@ -137,6 +211,8 @@ impl MetricsSnapshot {
             blocks_cached: 0,
             blocks_total: 0,
             accepted: 0,
+            rejected: 0,
+            corrupted: 0,
             finished: FinishedCounts::default(),
             prompt_tokens: 0,
             output_tokens: 0,
@@ -155,6 +231,8 @@ impl MetricsSnapshot {
             steps: 0,
             weights_streamed_bytes: 0,
             weights_streamed_seconds: 0.0,
+            step_tokens: Histogram::new(STEP_BOUNDS),
+            requests: RequestHistograms::new(model_len),
             ttft_seconds: Histogram::new(TTFT_BOUNDS),
             itl_seconds: Histogram::new(ITL_BOUNDS),
             e2e_seconds: Histogram::new(E2E_BOUNDS),
@@ -165,6 +243,13 @@ impl MetricsSnapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buckets_of_tokens_end_at_the_context() {
+        assert_eq!(token_bounds(Tokens(512)).last(), Some(&500.0));
+        assert_eq!(token_bounds(Tokens(5000)).last(), Some(&5000.0));
+        assert_eq!(token_bounds(Tokens(2)), [1.0, 2.0]);
+    }
 
     #[test]
     fn a_bound_belongs_to_its_own_bucket() {

@@ -63,11 +63,7 @@ impl BatchScratch {
                 block_table: view.block_table,
                 start: chunk.start,
                 end: chunk.end + chunk.draft_len,
-                logits_from: if chunk.wants_logits {
-                    chunk.end - Tokens(1)
-                } else {
-                    chunk.end
-                },
+                logits_from: chunk.logits_from,
             });
         }
         self.batch()

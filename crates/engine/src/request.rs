@@ -25,11 +25,19 @@ pub struct GenerateSpec {
     pub prompt: Prompt,
     /// How tokens are chosen. `sampling.end_tokens` is filled in by the engine.
     pub sampling: SamplingSpec,
-    /// Texts at which the output ends; they are not part of it. At most [`Self::STOPS_MAX`].
+    /// How the prompt becomes tokens, and what is told of them.
+    pub prompt_options: PromptOptions,
+    /// Texts that may not come to be in the output, as the tokenizer spells them alone and after a
+    /// space.
+    pub bad_words: Vec<String>,
+    /// Texts at which the output ends. At most [`Self::STOPS_MAX`].
     pub stop: Vec<String>,
+    /// Whether the text or token that ended the output is part of its text.
+    pub stop_text: StopText,
     /// Further tokens that end the output, beside the model's own end tokens.
     pub stop_tokens: Vec<TokenId>,
-    /// Most tokens to produce. A request whose prompt leaves no room for so many is refused.
+    /// Most tokens to produce. A request whose prompt leaves no room for so many is refused. 0 only
+    /// where [`PromptOptions::logprobs`] leaves something to tell.
     pub output_max: Option<Tokens>,
     /// The same for a request without `output_max`, but where there is less room, less is produced.
     /// Without both: as many as the context and the KV pool hold.
@@ -49,6 +57,9 @@ pub struct GenerateSpec {
     pub cache_salt: Option<String>,
     /// Lower is served earlier, and later preempted; 0 is usual.
     pub priority: i32,
+    /// How many alternatives of its prompt were asked for, said by the first of them; 0 in the others.
+    /// Only counted.
+    pub alternatives: u32,
     /// On whose account it runs, where shares are to be fair.
     pub tenant: Option<String>,
 }
@@ -69,7 +80,10 @@ impl GenerateSpec {
                 temperature: 0.0,
                 ..SamplingSpec::default()
             },
+            prompt_options: PromptOptions::default(),
+            bad_words: Vec::new(),
             stop: Vec::new(),
+            stop_text: StopText::Omit,
             stop_tokens: Vec::new(),
             output_max: None,
             output_default: None,
@@ -79,9 +93,84 @@ impl GenerateSpec {
             marks: Vec::new(),
             cache_salt: None,
             priority: 0,
+            alternatives: 1,
             tenant: None,
         }
     }
+}
+
+/// How a prompt becomes tokens, and what is told of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromptOptions {
+    /// Whether text begins with the model's begin token.
+    pub begin_token: BeginToken,
+    /// What becomes of a prompt that is longer.
+    pub truncation: Option<Truncation>,
+    /// `Some(n)`: report the log-probability of each token but the first, and the `n` most likely ones
+    /// in its place. Such a prompt is computed from its first token, whatever is cached.
+    pub logprobs: Option<u32>,
+    /// Whether [`RequestHandle::prompt_tokens`](crate::RequestHandle::prompt_tokens) has the tokens.
+    pub tokens: PromptTokens,
+}
+
+/// Whether text begins with the model's begin token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BeginToken {
+    /// Where the model wants one, and the text has none of its own.
+    #[default]
+    IfWanted,
+    /// Only where the text spells one.
+    Never,
+}
+
+/// Whether a prompt's tokens are kept for whoever sent it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PromptTokens {
+    /// They are the engine's alone.
+    #[default]
+    Forget,
+    /// The request's handle has them.
+    Keep,
+}
+
+/// Makes a prompt shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncation {
+    /// Most tokens that are used; `None`: as many as leave room for the output.
+    pub limit: Option<Tokens>,
+    /// Where tokens are dropped.
+    pub side: TruncationSide,
+}
+
+/// Where a prompt loses tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TruncationSide {
+    /// At its beginning: the end is what the output follows.
+    #[default]
+    Left,
+    /// At its end.
+    Right,
+}
+
+impl Truncation {
+    /// Drops what is too much, where `room` is what leaves space for the output.
+    pub(crate) fn apply(self, tokens: &mut Vec<TokenId>, room: Tokens) {
+        let limit = self.limit.unwrap_or(room).len();
+        match self.side {
+            TruncationSide::Left => drop(tokens.drain(..tokens.len().saturating_sub(limit))),
+            TruncationSide::Right => tokens.truncate(limit),
+        }
+    }
+}
+
+/// Whether what ended an output is part of its text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StopText {
+    /// The text ends before it.
+    #[default]
+    Omit,
+    /// The text ends with it. A special token still has a text only where those are shown.
+    Include,
 }
 
 /// What happens when the model produces one of its end tokens.
@@ -107,11 +196,16 @@ pub enum SpecialTokens {
 /// A request that has passed every check: the only thing the engine thread accepts.
 pub(crate) struct GenerateRequest {
     pub(crate) prompt: Vec<TokenId>,
+    /// How many of the likeliest tokens are told for each of the prompt's, if any are.
+    pub(crate) prompt_logprobs: Option<u32>,
     pub(crate) sampling: SamplingParams,
     pub(crate) stop: StopMatcher,
     pub(crate) stop_texts: Vec<String>,
+    pub(crate) stop_text: StopText,
+    pub(crate) alternatives: u32,
     /// Tokens that end the output.
     pub(crate) ends: Vec<TokenId>,
+    /// 0: the prompt's log-probabilities are all that is asked for.
     pub(crate) output_max: Tokens,
     pub(crate) constrained: Option<Constrained>,
     pub(crate) special_tokens: SpecialTokens,

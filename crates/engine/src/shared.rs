@@ -11,7 +11,7 @@ use std::time::Instant;
 use kvist_base::{Blocks, SeqId, TokenId, Tokens};
 use kvist_grammar::ConstraintError;
 use kvist_plan::{Ledger, LineKind, Plan};
-use kvist_sample::SamplingParams;
+use kvist_sample::{ParamError, SamplingParams};
 use kvist_text::{ChatInput, ChatTemplate, SpecialText, StopMatcher, Tokenizer, encode_prompt};
 
 use crate::constrain::Constraints;
@@ -25,7 +25,9 @@ use crate::metrics::MetricsSnapshot;
 use crate::places::{Place, WaitingTokens};
 use crate::plan_change::PlanBasis;
 use crate::pulse::Pulse;
-use crate::request::{EndTokens, GenerateRequest, GenerateSpec, Prompt};
+use crate::request::{
+    BeginToken, EndTokens, GenerateRequest, GenerateSpec, Prompt, PromptOptions, PromptTokens,
+};
 
 /// What callers may tell the engine thread.
 pub(crate) enum Command {
@@ -131,6 +133,7 @@ impl Shared {
         } = parts;
         let mut lines = memory.plan.lines.iter();
         let has_grammars = lines.any(|line| line.kind == LineKind::Grammars);
+        let model_len = info.model_len;
         Self {
             info,
             constraints: has_grammars.then(|| Arc::new(Constraints::new(Arc::clone(&tokenizer)))),
@@ -150,7 +153,7 @@ impl Shared {
             waiting_tokens: AtomicU64::new(0),
             next_id: AtomicU64::new(0),
             status: Mutex::new(EngineStatus::Ready),
-            metrics: Mutex::new(MetricsSnapshot::new()),
+            metrics: Mutex::new(MetricsSnapshot::new(model_len)),
         }
     }
 
@@ -264,8 +267,13 @@ impl Shared {
     ) -> Result<RequestHandle, SubmitError> {
         // Before any work on the prompt: an overloaded engine answers at once.
         let place = self.take_place()?;
+        let keep = spec.prompt_options.tokens;
         let (request, prompt_tail) = self.check(spec)?;
         let waiting = self.take_tokens(request.prompt.len() as u64)?;
+        let prompt_tokens = match keep {
+            PromptTokens::Forget => Vec::new(),
+            PromptTokens::Keep => request.prompt.clone(),
+        };
         let id = SeqId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let prompt_len = tokens_of(request.prompt.len());
         let (emitter, events) = channel();
@@ -285,6 +293,7 @@ impl Shared {
                 id,
                 prompt_len,
                 prompt_tail,
+                prompt_tokens,
                 events,
             }),
             Err(_) => Err(self.refusal()),
@@ -305,9 +314,12 @@ impl Shared {
             shared: Arc::clone(self),
         });
         match self.status() {
-            EngineStatus::Ready => place.map_err(|in_flight| SubmitError::Overloaded {
-                in_flight,
-                in_flight_max: self.in_flight_max,
+            EngineStatus::Ready => place.map_err(|in_flight| {
+                self.update_metrics(|metrics| metrics.rejected += 1);
+                SubmitError::Overloaded {
+                    in_flight,
+                    in_flight_max: self.in_flight_max,
+                }
             }),
             EngineStatus::Draining => Err(SubmitError::Draining),
             EngineStatus::Failed(fault) => Err(SubmitError::Stopped(fault)),
@@ -356,8 +368,15 @@ impl Shared {
         let ends = self.ends(end_tokens, &spec.stop_tokens);
         let mut sampling = spec.sampling;
         sampling.end_tokens.clone_from(&ends);
+        sampling.bad_words.extend(self.spellings(&spec.bad_words)?);
         let sampling = SamplingParams::new(sampling, self.tokenizer.vocab_len())?;
-        let (prompt, prompt_tail) = self.prompt_tokens(spec.prompt)?;
+        let prompt_logprobs = spec.prompt_options.logprobs;
+        ParamError::check_logprobs("prompt_logprobs", prompt_logprobs)?;
+        if spec.output_max == Some(Tokens::ZERO) && prompt_logprobs.is_none() {
+            return Err(RequestError::NoOutput);
+        }
+        let (prompt, prompt_tail) =
+            self.prompt_and_tail(spec.prompt, &spec.prompt_options, spec.output_max)?;
         let output_max = self.output_max(
             tokens_of(prompt.len()),
             (spec.output_max, spec.output_default),
@@ -376,9 +395,12 @@ impl Shared {
             priority: spec.priority,
             tenant: spec.tenant.map_or(0, |tenant| self.names.hash_one(tenant)),
             prompt,
+            prompt_logprobs,
             sampling,
             stop,
             stop_texts: spec.stop,
+            stop_text: spec.stop_text,
+            alternatives: spec.alternatives,
             ends,
             output_max,
             special_tokens: spec.special_tokens,
@@ -403,19 +425,48 @@ impl Shared {
         own.iter().chain(stop_tokens).copied().collect()
     }
 
-    pub(crate) fn prompt_len(&self, prompt: Prompt) -> Result<Tokens, RequestError> {
-        let (tokens, _) = self.prompt_tokens(prompt)?;
-        Ok(tokens_of(tokens.len()))
+    /// How the tokenizer may spell these words: alone, and after a space.
+    fn spellings(&self, words: &[String]) -> Result<Vec<Vec<TokenId>>, RequestError> {
+        let mut spellings: Vec<Vec<TokenId>> = Vec::new();
+        for word in words {
+            let word = word.trim_start();
+            for text in [word.to_owned(), format!(" {word}")] {
+                let tokens = self.tokenize(&text, SpecialText::Plain)?;
+                if !tokens.is_empty() && !spellings.contains(&tokens) {
+                    spellings.push(tokens);
+                }
+            }
+        }
+        Ok(spellings)
     }
 
-    /// Tokens of a prompt, and the end of its text if it is a conversation.
-    fn prompt_tokens(&self, prompt: Prompt) -> Result<(Vec<TokenId>, String), RequestError> {
+    /// The tokens a request with this prompt and `output_max` runs with.
+    pub(crate) fn prompt_tokens(
+        &self,
+        prompt: Prompt,
+        options: &PromptOptions,
+        output_max: Option<Tokens>,
+    ) -> Result<Vec<TokenId>, RequestError> {
+        let (tokens, _) = self.prompt_and_tail(prompt, options, output_max)?;
+        Ok(tokens)
+    }
+
+    /// The same, and the end of its text if it is a conversation.
+    fn prompt_and_tail(
+        &self,
+        prompt: Prompt,
+        options: &PromptOptions,
+        output_max: Option<Tokens>,
+    ) -> Result<(Vec<TokenId>, String), RequestError> {
         let encode = |text: &str, mode| {
             self.check_bytes(text)?;
-            Ok::<_, RequestError>(encode_prompt(&*self.tokenizer, text, mode)?)
+            Ok::<_, RequestError>(match options.begin_token {
+                BeginToken::IfWanted => encode_prompt(&*self.tokenizer, text, mode)?,
+                BeginToken::Never => self.tokenizer.encode(text, mode)?,
+            })
         };
         let mut prompt_tail = String::new();
-        let tokens = match prompt {
+        let mut tokens = match prompt {
             Prompt::Text(text) => encode(&text, SpecialText::Plain)?,
             Prompt::Chat(input) => {
                 let text = self.render_chat(&input)?;
@@ -433,6 +484,11 @@ impl Shared {
         }
         if tokens.is_empty() {
             return Err(RequestError::EmptyPrompt);
+        }
+        if let Some(truncation) = options.truncation {
+            let output = output_max.unwrap_or(Tokens(1));
+            let room = self.info.model_len.saturating_sub(output).max(Tokens(1));
+            truncation.apply(&mut tokens, room);
         }
         Ok((tokens, prompt_tail))
     }
@@ -464,10 +520,7 @@ impl Shared {
             let most = room.min(slots.saturating_sub(prompt)).max(Tokens(1));
             default.map_or(most, |default| default.min(most))
         });
-        if output.is_empty() {
-            return Err(RequestError::NoOutput);
-        }
-        if output > room {
+        if output > room || prompt > limit {
             return Err(RequestError::ContextExceeded {
                 limit,
                 prompt,
@@ -475,7 +528,8 @@ impl Shared {
             });
         }
         // Nothing is computed from the last output token, so it never needs a slot.
-        let needed = (prompt + output - Tokens(1)).div_ceil(self.block_size);
+        let slots = prompt + output.saturating_sub(Tokens(1));
+        let needed = slots.div_ceil(self.block_size);
         if needed > total {
             return Err(RequestError::PoolExceeded { needed, total });
         }

@@ -19,7 +19,7 @@ use kvist_text::Tokenizer;
 
 use crate::error::EngineFault;
 use crate::keeper::Memory;
-use crate::live::Live;
+use crate::live::{CANCELLED, Live};
 use crate::metrics::MetricsSnapshot;
 use crate::pack::BatchScratch;
 use crate::shared::Shared;
@@ -74,7 +74,7 @@ impl Core {
             self.settle_tier();
             return Ok(());
         }
-        self.begin(&plan);
+        self.begin(&plan, begun);
         self.prepare(&plan);
         let batch = self.batch.pack(&plan, &self.scheduler);
         if let Err(error) = self.model.forward(&mut *self.device, self.kv, &batch) {
@@ -104,10 +104,10 @@ impl Core {
     }
 
     /// Those whose turn has come wait no longer.
-    fn begin(&mut self, plan: &StepPlan) {
+    fn begin(&mut self, plan: &StepPlan, now: Instant) {
         for chunk in plan.chunks() {
             let live = self.live.get_mut(&chunk.seq);
-            live.expect("a scheduled sequence is live").begin();
+            live.expect("a scheduled sequence is live").begin(now);
         }
     }
 
@@ -163,18 +163,23 @@ impl Core {
             .map(|row| &row[..vocab_len]);
         let mut faults = BTreeMap::new();
         let chunks = plan.chunks().iter().map(|chunk| {
-            if !chunk.wants_logits {
+            if chunk.logit_count().is_empty() {
                 return ChunkEnd::Advanced.into();
             }
-            let draft = scheduler
+            let view = scheduler
                 .sequence(chunk.seq)
-                .expect("a scheduled sequence is known")
-                .draft;
+                .expect("a scheduled sequence is known");
             let live = live
                 .get_mut(&chunk.seq)
                 .expect("a scheduled sequence is live");
             let mut rows = rows.by_ref().take(chunk.logit_count().len());
-            let (outcome, fault) = live.draw(&mut rows, draft, (sampler, &**tokenizer));
+            let following = view.tokens[chunk.logits_from.len() + 1..].iter().copied();
+            let scored = rows.by_ref().take(chunk.scored_count().len());
+            let (outcome, fault) = match live.score(scored.zip(following), sampler) {
+                Err(fault) => (CANCELLED.into(), Some(fault)),
+                Ok(()) if !chunk.wants_logits => (ChunkEnd::Advanced.into(), None),
+                Ok(()) => live.draw(&mut rows, view.draft, (sampler, &**tokenizer)),
+            };
             faults.extend(fault.map(|fault| (chunk.seq, fault)));
             // Rows behind a draft token that was not drawn say nothing.
             rows.for_each(drop);
@@ -212,6 +217,8 @@ impl Core {
             metrics.weights_streamed_bytes = streamed.bytes_read.0;
             metrics.weights_streamed_seconds = streamed.read_time.as_secs_f64();
             metrics.computed_tokens += u64::from(computed.0);
+            metrics.step_tokens.observe(f64::from(computed.0));
+            metrics.corrupted += faults.len() as u64;
             for (seq, count) in &sampled {
                 metrics.output_tokens += u64::from(count.0);
                 live.get_mut(seq)

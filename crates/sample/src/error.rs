@@ -35,6 +35,8 @@ pub enum ParamLimit {
     EntriesMax(u64),
     /// A token id below the length of the vocabulary.
     TokenBelow(u64),
+    /// Allowed tokens of which at least one is never masked by anything else.
+    SomeLeft,
 }
 
 impl fmt::Display for ParamLimit {
@@ -44,6 +46,9 @@ impl fmt::Display for ParamLimit {
             Self::PositiveUpTo { max } => write!(f, "above 0 and at most {max}"),
             Self::EntriesMax(max) => write!(f, "at most {max}"),
             Self::TokenBelow(vocab_len) => write!(f, "a token id below {vocab_len}"),
+            Self::SomeLeft => f.write_str(
+                "such that bad_words and min_tokens leave at least one of the tokens to draw",
+            ),
         }
     }
 }

@@ -3,8 +3,9 @@
 //! The order of work is fixed, and is the one vLLM documents:
 //!
 //! 1. log-probabilities, from the row as the model wrote it;
-//! 2. tokens a grammar does not allow are masked, then end tokens until `min_tokens`, unless the
-//!    grammar allows nothing else; then `logit_bias` is added;
+//! 2. tokens that a grammar or the request does not allow, and those that would complete a bad word,
+//!    are masked, then end tokens until `min_tokens`, unless the grammar allows nothing else; then
+//!    `logit_bias` is added;
 //! 3. repetition, frequency and presence penalties;
 //! 4. temperature 0: the largest logit, the lowest id among equals. Otherwise temperature,
 //!    `min_p`, `top_k`, `top_p`, and a draw.
@@ -25,6 +26,9 @@ mod uniform;
 
 pub use error::{Given, ParamError, ParamLimit, SampleFault};
 pub use logprob::TokenLogprob;
-pub use params::{LOGIT_BIAS_COUNT_MAX, LOGPROBS_MAX, SamplingParams, SamplingSpec};
-pub use sampler::{Guess, Sampled, Sampler};
+pub use params::{
+    ALLOWED_TOKENS_MAX, BAD_WORD_TOKENS_MAX, BAD_WORDS_MAX, LOGIT_BIAS_COUNT_MAX,
+    LOGPROB_TOKENS_MAX, LOGPROBS_MAX, SamplingParams, SamplingSpec,
+};
+pub use sampler::{Guess, Sampled, Sampler, Scored};
 pub use state::SamplerState;

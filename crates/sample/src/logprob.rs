@@ -9,7 +9,7 @@ use crate::row::{Candidate, Peak, shortlist};
 pub struct TokenLogprob {
     /// The token.
     pub token: TokenId,
-    /// ln p, at most 0, never -infinity.
+    /// ln p, at most 0, at least -9999.
     pub logprob: f32,
 }
 
@@ -23,10 +23,13 @@ pub(crate) fn log_sum_exp(row: &[f32], peak: Peak) -> f64 {
     top + sum.ln()
 }
 
+/// What is said of a token that the model holds impossible: JSON has no infinity, and vLLM says this.
+const LOGPROB_MIN: f32 = -9999.0;
+
 /// ln p of a token with this logit.
 #[allow(clippy::cast_possible_truncation)] // rounding to f32 is meant
 pub(crate) fn logprob(logit: f32, log_sum: f64) -> f32 {
-    (f64::from(logit) - log_sum).min(0.0) as f32
+    ((f64::from(logit) - log_sum).min(0.0) as f32).max(LOGPROB_MIN)
 }
 
 /// The `count` most likely tokens, best first. Masked tokens are left out. `scratch` is
@@ -43,4 +46,14 @@ pub(crate) fn top_logprobs(
         logprob: logprob(candidate.logit, log_sum),
     };
     scratch.iter().map(entry).collect()
+}
+
+/// Of these tokens those that are not masked, in their order.
+pub(crate) fn named_logprobs(row: &[f32], named: &[TokenId], log_sum: f64) -> Vec<TokenLogprob> {
+    let is_open = |token: &&TokenId| row[token.idx()] > f32::NEG_INFINITY;
+    let entry = |&token: &TokenId| TokenLogprob {
+        token,
+        logprob: logprob(row[token.idx()], log_sum),
+    };
+    named.iter().filter(is_open).map(entry).collect()
 }

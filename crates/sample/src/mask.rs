@@ -5,6 +5,41 @@ use kvist_base::{TokenId, TokenSet};
 /// Tokens a word of the set holds.
 const WORD_BITS: usize = 32;
 
+/// Replaces `out` by `row` with what may not be drawn masked: tokens outside `allowed`, and those
+/// that are not `named` if some are.
+pub(crate) fn copy_allowed(
+    row: &[f32],
+    (allowed, named): (Option<&TokenSet>, &[TokenId]),
+    out: &mut Vec<f32>,
+) {
+    match (allowed, named) {
+        (Some(allowed), []) => masked(row, allowed, out),
+        (None, []) => {
+            out.clear();
+            out.extend_from_slice(row);
+        }
+        (_, named) => {
+            out.clear();
+            out.resize(row.len(), f32::NEG_INFINITY);
+            for token in named {
+                if allowed.is_none_or(|allowed| allowed.contains(*token)) {
+                    out[token.idx()] = row[token.idx()];
+                }
+            }
+        }
+    }
+}
+
+/// Whether something other than an end is left of `allowed`, and of what is `named` if something is.
+pub(crate) fn goes_on(allowed: &TokenSet, named: &[TokenId], ends: &[TokenId]) -> bool {
+    match named {
+        [] => has_others(allowed, ends),
+        named => named
+            .iter()
+            .any(|token| allowed.contains(*token) && !ends.contains(token)),
+    }
+}
+
 /// Replaces `out` by `row` with the logits of all tokens outside `allowed` masked.
 ///
 /// A word at a time: most are all or nothing, which is a fill or a copy; the rest are selects side

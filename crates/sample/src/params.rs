@@ -1,5 +1,7 @@
 //! Sampling parameters: as given, and as checked.
 
+use std::collections::BTreeSet;
+
 use kvist_base::TokenId;
 
 use crate::error::{Given, ParamError, ParamLimit};
@@ -8,6 +10,14 @@ use crate::error::{Given, ParamError, ParamLimit};
 pub const LOGIT_BIAS_COUNT_MAX: usize = 1024;
 /// Most alternatives a request may ask log-probabilities for.
 pub const LOGPROBS_MAX: u32 = 20;
+/// Most tokens a request may name to be drawn from.
+pub const ALLOWED_TOKENS_MAX: usize = 4096;
+/// Most spellings of bad words a request may have.
+pub const BAD_WORDS_MAX: usize = 256;
+/// Longest spelling of a bad word, in tokens.
+pub const BAD_WORD_TOKENS_MAX: usize = 32;
+/// Most tokens a request may name to have their log-probabilities reported.
+pub const LOGPROB_TOKENS_MAX: usize = 128;
 /// Temperatures below this are greedy. It is vLLM's bound: at 1e-5 a lead of one thousandth in
 /// the logits already makes the runner-up e^100 times less likely.
 const GREEDY_BELOW: f32 = 1e-5;
@@ -34,8 +44,15 @@ pub struct SamplingSpec {
     pub seed: u64,
     /// Added to the logits of these tokens. -100..=100 each.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// Tokens that may be drawn; none named: all.
+    pub allowed_tokens: Vec<TokenId>,
+    /// Runs of tokens that may not come to be in the output: the last token of one is masked where
+    /// the output ends with the others.
+    pub bad_words: Vec<Vec<TokenId>>,
     /// `Some(n)`: report the sampled token's log-probability and the `n` most likely tokens.
     pub logprobs: Option<u32>,
+    /// With `logprobs`: report these tokens instead of the most likely ones.
+    pub logprob_tokens: Vec<TokenId>,
     /// Output tokens before any of `end_tokens` may be drawn.
     pub min_tokens: u32,
     /// Tokens that end the output.
@@ -54,7 +71,10 @@ impl Default for SamplingSpec {
             frequency_penalty: 0.0,
             seed: 0,
             logit_bias: Vec::new(),
+            allowed_tokens: Vec::new(),
+            bad_words: Vec::new(),
             logprobs: None,
+            logprob_tokens: Vec::new(),
             min_tokens: 0,
             end_tokens: Vec::new(),
         }
@@ -87,11 +107,7 @@ impl SamplingParams {
             spec.frequency_penalty,
             between(-2.0, 2.0),
         )?;
-        check_count(
-            "logprobs",
-            spec.logprobs.unwrap_or(0).into(),
-            LOGPROBS_MAX.into(),
-        )?;
+        ParamError::check_logprobs("logprobs", spec.logprobs)?;
         let bias_count = spec.logit_bias.len() as u64;
         check_count("logit_bias", bias_count, LOGIT_BIAS_COUNT_MAX as u64)?;
         for &(token, bias) in &spec.logit_bias {
@@ -101,6 +117,27 @@ impl SamplingParams {
         for &token in &spec.end_tokens {
             check_token("end_tokens", token, vocab_len)?;
         }
+        check_tokens(
+            "allowed_token_ids",
+            &spec.allowed_tokens,
+            ALLOWED_TOKENS_MAX,
+            vocab_len,
+        )?;
+        check_tokens(
+            "logprob_token_ids",
+            &spec.logprob_tokens,
+            LOGPROB_TOKENS_MAX,
+            vocab_len,
+        )?;
+        check_count(
+            "bad_words",
+            spec.bad_words.len() as u64,
+            BAD_WORDS_MAX as u64,
+        )?;
+        for word in &spec.bad_words {
+            check_tokens("bad_words", word, BAD_WORD_TOKENS_MAX, vocab_len)?;
+        }
+        check_some_left(&spec, vocab_len)?;
         Ok(Self { spec, vocab_len })
     }
 
@@ -132,7 +169,7 @@ fn check_number(field: &'static str, value: f32, limit: ParamLimit) -> Result<()
     let allowed = match limit {
         ParamLimit::Between { min, max } => (min..=max).contains(&value),
         ParamLimit::PositiveUpTo { max } => value > 0.0 && value <= max,
-        ParamLimit::EntriesMax(_) | ParamLimit::TokenBelow(_) => false,
+        ParamLimit::EntriesMax(_) | ParamLimit::TokenBelow(_) | ParamLimit::SomeLeft => false,
     };
     if allowed {
         Ok(())
@@ -165,6 +202,57 @@ fn check_token(field: &'static str, token: TokenId, vocab_len: usize) -> Result<
         field,
         limit,
         given: Given::Count(token.0.into()),
+    })
+}
+
+impl ParamError {
+    /// Refuses to report more than [`LOGPROBS_MAX`] of the likeliest tokens.
+    ///
+    /// # Errors
+    /// Names `field`.
+    pub fn check_logprobs(field: &'static str, count: Option<u32>) -> Result<(), Self> {
+        check_count(field, count.unwrap_or(0).into(), LOGPROBS_MAX.into())
+    }
+}
+
+fn check_tokens(
+    field: &'static str,
+    tokens: &[TokenId],
+    max: usize,
+    vocab_len: usize,
+) -> Result<(), ParamError> {
+    check_count(field, tokens.len() as u64, max as u64)?;
+    tokens
+        .iter()
+        .try_for_each(|&token| check_token(field, token, vocab_len))
+}
+
+/// Refuses masks that together could leave nothing to draw, whatever comes. What may be masked at
+/// some place is taken to be masked at all of them.
+fn check_some_left(spec: &SamplingSpec, vocab_len: usize) -> Result<(), ParamError> {
+    if spec.allowed_tokens.is_empty() && spec.bad_words.is_empty() {
+        return Ok(());
+    }
+    let mut masked: BTreeSet<TokenId> = spec
+        .bad_words
+        .iter()
+        .filter_map(|word| word.last())
+        .copied()
+        .collect();
+    if spec.min_tokens > 0 {
+        masked.extend(&spec.end_tokens);
+    }
+    let is_left = match spec.allowed_tokens.as_slice() {
+        [] => masked.len() < vocab_len,
+        allowed => allowed.iter().any(|token| !masked.contains(token)),
+    };
+    if is_left {
+        return Ok(());
+    }
+    Err(ParamError {
+        field: "allowed_token_ids",
+        limit: ParamLimit::SomeLeft,
+        given: Given::Count(spec.allowed_tokens.len() as u64),
     })
 }
 
@@ -260,6 +348,48 @@ mod tests {
             refusal(|s| s.end_tokens = vec![TokenId(10)]).unwrap().field,
             "end_tokens"
         );
+    }
+
+    #[test]
+    fn named_tokens_are_bounded_and_leave_something_to_draw() {
+        let ids = |ids: &[u32]| ids.iter().copied().map(TokenId).collect::<Vec<_>>();
+        type Set = fn(&mut SamplingSpec, Vec<TokenId>);
+        let lists: [(&str, usize, Set); 3] = [
+            ("allowed_token_ids", 4096, |s, v| s.allowed_tokens = v),
+            ("logprob_token_ids", 128, |s, v| s.logprob_tokens = v),
+            ("bad_words", 32, |s, v| s.bad_words = vec![v]),
+        ];
+        for (field, max, set) in lists {
+            assert_eq!(refusal(|s| set(s, vec![TokenId(9); max])), None);
+            for bad in [vec![TokenId(9); max + 1], ids(&[10])] {
+                assert_eq!(refusal(|s| set(s, bad)).unwrap().field, field);
+            }
+        }
+        let words = |count| refusal(|s| s.bad_words = vec![vec![TokenId(1), TokenId(2)]; count]);
+        assert_eq!(words(256), None);
+        assert_eq!(words(257).unwrap().given, Given::Count(257));
+
+        let masks = |allowed: &[u32], bad: &[&[u32]], ends: &[u32], min_tokens| {
+            let spec = SamplingSpec {
+                allowed_tokens: ids(allowed),
+                bad_words: bad.iter().map(|word| ids(word)).collect(),
+                end_tokens: ids(ends),
+                min_tokens,
+                ..SamplingSpec::default()
+            };
+            SamplingParams::new(spec, VOCAB_LEN).err()
+        };
+        assert_eq!(masks(&[4, 5], &[&[5]], &[], 0), None);
+        assert_eq!(masks(&[4, 5], &[&[5]], &[4], 0), None);
+        for refused in [
+            masks(&[4, 5], &[&[5]], &[4], 1),
+            masks(&[4, 5], &[&[5], &[9, 4]], &[], 0),
+            masks(&[4], &[&[4, 4]], &[], 0),
+            masks(&[], &[&[0], &[1], &[2], &[3], &[4]], &[5, 6, 7, 8, 9], 1),
+        ] {
+            let error = refused.unwrap();
+            assert_eq!(error.field, "allowed_token_ids", "{error}");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use kvist_base::{TokenId, TokenSet};
 
 use crate::error::SampleFault;
 use crate::filter::filter;
-use crate::logprob::{TokenLogprob, log_sum_exp, logprob, top_logprobs};
-use crate::mask::{has_others, masked};
+use crate::logprob::{TokenLogprob, log_sum_exp, logprob, named_logprobs, top_logprobs};
+use crate::mask::{copy_allowed, goes_on};
 use crate::params::SamplingParams;
 use crate::row::{Candidate, Peak, peak};
 use crate::state::SamplerState;
@@ -19,7 +19,19 @@ pub struct Sampled {
     /// ln p of the token in the model's own distribution, when asked for.
     pub logprob: Option<f32>,
     /// When asked for: the `n` most likely tokens of the model's own distribution, best first,
-    /// then the sampled token if it is not one of them. Masked tokens are left out.
+    /// then the sampled token if it is not one of them; or the tokens that were named, in their order,
+    /// in place of the most likely. Masked tokens are left out.
+    pub top: Vec<TokenLogprob>,
+}
+
+/// What a row says of a token that is known to follow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// The token, and ln p of it in the model's own distribution.
+    pub chosen: TokenLogprob,
+    /// Its place among all tokens, the most likely one being at 1.
+    pub rank: u32,
+    /// The most likely tokens, best first.
     pub top: Vec<TokenLogprob>,
 }
 
@@ -118,13 +130,7 @@ impl Sampler {
             edited, candidates, ..
         } = self;
         let (row, top) = if allowed.is_some() || needs_edits(params, at) {
-            match allowed {
-                Some(allowed) => masked(raw, allowed, edited),
-                None => {
-                    edited.clear();
-                    edited.extend_from_slice(raw);
-                }
-            }
+            copy_allowed(raw, (allowed, &params.spec().allowed_tokens), edited);
             edit(edited, allowed, params, (state, at));
             (&edited[..], peak(edited)?)
         } else {
@@ -136,6 +142,33 @@ impl Sampler {
         let total = filter(row, top, params, candidates);
         let target = uniform(params.spec().seed, at) * total;
         Ok(pick(candidates, target).token())
+    }
+
+    /// What a `row` of logits (`[vocab_len]`) says of `token`, and its `count` most likely tokens.
+    ///
+    /// # Errors
+    /// The row is not finite.
+    pub fn score(
+        &mut self,
+        row: &[f32],
+        token: TokenId,
+        count: u32,
+    ) -> Result<Scored, SampleFault> {
+        assert_eq!(row.len(), self.vocab_len);
+        let log_sum = log_sum_exp(row, peak(row)?);
+        let own = Candidate::new(token.idx(), row[token.idx()]);
+        let is_before = |&(idx, &logit): &(usize, &f32)| {
+            Candidate::new(idx, logit).rank(&own) == std::cmp::Ordering::Less
+        };
+        let before = row.iter().enumerate().filter(is_before).count();
+        Ok(Scored {
+            chosen: TokenLogprob {
+                token,
+                logprob: logprob(own.logit, log_sum),
+            },
+            rank: u32::try_from(before + 1).expect("token ids are 32 bits wide"),
+            top: top_logprobs(row, count, log_sum, &mut self.candidates),
+        })
     }
 
     fn with_logprobs(
@@ -157,7 +190,10 @@ impl Sampler {
             token,
             logprob: logprob(row[token.idx()], log_sum),
         };
-        let mut top = top_logprobs(row, count, log_sum, &mut self.candidates);
+        let mut top = match params.spec().logprob_tokens.as_slice() {
+            [] => top_logprobs(row, count, log_sum, &mut self.candidates),
+            named => named_logprobs(row, named, log_sum),
+        };
         if !top.iter().any(|entry| entry.token == token) {
             top.push(own);
         }
@@ -174,7 +210,12 @@ fn ends_are_masked(params: &SamplingParams, at: u32) -> bool {
 }
 
 fn needs_edits(params: &SamplingParams, at: u32) -> bool {
-    ends_are_masked(params, at) || !params.spec().logit_bias.is_empty() || params.has_penalties()
+    let spec = params.spec();
+    ends_are_masked(params, at)
+        || !spec.logit_bias.is_empty()
+        || !spec.allowed_tokens.is_empty()
+        || !spec.bad_words.is_empty()
+        || params.has_penalties()
 }
 
 /// Masks, bias and penalties. Touches only tokens that are named or seen, never the whole row.
@@ -186,10 +227,20 @@ fn edit(
 ) {
     let spec = params.spec();
     // A grammar that is at its end is not made to go on.
-    let may_go_on = || allowed.is_none_or(|allowed| has_others(allowed, &spec.end_tokens));
+    let may_go_on = || {
+        let goes_on = |allowed| goes_on(allowed, &spec.allowed_tokens, &spec.end_tokens);
+        allowed.is_none_or(goes_on)
+    };
     if ends_are_masked(params, at) && may_go_on() {
         for token in &spec.end_tokens {
             row[token.idx()] = f32::NEG_INFINITY;
+        }
+    }
+    for word in &spec.bad_words {
+        if let Some((last, before)) = word.split_last()
+            && state.ends_with(before)
+        {
+            row[last.idx()] = f32::NEG_INFINITY;
         }
     }
     for &(token, bias) in &spec.logit_bias {

@@ -34,7 +34,7 @@ impl Scheduler {
         let (root, tokens) = (sequence.cache_root, &sequence.tokens);
         let mut hit = self.pool.longest(root, &sequence.chain, tokens);
         let block_size = self.config.block_size.len();
-        let usable = tokens.len() - 1;
+        let usable = sequence.hit_len_max().len();
         let is_whole = hit.shorten(usable / block_size);
         let start = hit.blocks.len() * block_size;
         assert!(start <= usable);
@@ -47,7 +47,7 @@ impl Scheduler {
             let end = usable.min(start + block_size - 1);
             hit.tail = self.pool.tail_after(root, &hit, &tokens[start..end]);
         }
-        (hit, is_whole)
+        (hit, is_whole && usable + 1 == tokens.len())
     }
 
     /// Whether a block is sooner restored than computed.
@@ -111,7 +111,7 @@ impl Scheduler {
         let shared_len = hit.count().capacity(self.config.block_size);
         let shared_len = shared_len.expect("a hit is shorter than its sequence");
         let copied_len = hit.tail.map_or(Tokens::ZERO, |tail| tail.len);
-        let usable = sequence.known_len() - Tokens(1) - shared_len;
+        let usable = sequence.hit_len_max() - shared_len;
         let restored_len = hit.slots_len(self.config.block_size).min(usable);
         let hit_len = shared_len + restored_len + copied_len;
         assert!(hit_len < sequence.known_len());

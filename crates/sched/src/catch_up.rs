@@ -30,7 +30,7 @@ impl Scheduler {
             return;
         }
         // Of a sequence that is decoding nothing is left but the last token, and it stops here.
-        let idx_max = (sequence.tokens.len() - 1) / block_size.len();
+        let idx_max = sequence.hit_len_max().len() / block_size.len();
         for block_idx in first_idx..idx_max {
             let start = block_idx * block_size.len();
             let Some(found) = self.pool.find(&FullBlock {
@@ -71,7 +71,7 @@ impl Scheduler {
         let block_size = self.config.block_size.len();
         let waiting = self.live(id);
         let block_idx = hit.blocks.len() + hit.slots.len();
-        let is_shareable = block_idx < (waiting.tokens.len() - 1) / block_size;
+        let is_shareable = block_idx < waiting.hit_len_max().len() / block_size;
         let Some(hash) = waiting.chain.get(block_idx).filter(|_| is_shareable) else {
             return false;
         };

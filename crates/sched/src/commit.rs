@@ -106,6 +106,10 @@ impl Scheduler {
         assert_eq!(chunk.wants_logits, chunk.end == sequence.known_len());
         self.accept_draft(chunk, outcome.accepted);
         let sequence = self.live_mut(chunk.seq);
+        if chunk.logits_from < chunk.end {
+            let scored_len = chunk.end.min(sequence.prompt_len);
+            sequence.logits_len = sequence.logits_len.max(scored_len);
+        }
         let reason = match outcome.end {
             ChunkEnd::Advanced => {
                 assert!(!chunk.wants_logits, "a token must be sampled");

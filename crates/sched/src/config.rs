@@ -66,7 +66,8 @@ pub enum Fairness {
 }
 
 impl SchedulerConfig {
-    /// Most rows of a step that have logits: one for each sequence that runs, or one and the longest drafts.
+    /// Most rows of a step that have logits: one for each sequence that runs, or one and the longest
+    /// drafts. Prompts whose every token has logits share them, so they are computed in pieces.
     pub fn logit_rows_max(&self) -> usize {
         self.running_max.max(self.draft_max.len() + 1)
     }
@@ -189,13 +190,10 @@ pub enum AdmitError {
     /// There is no token to start from.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// `output_max` is zero, so there is nothing to produce.
-    #[error("the output limit is 0 tokens")]
-    EmptyOutput,
     /// The prompt leaves no room for an output token in the model's context.
     #[error("the prompt has {given}, the limit is {limit}")]
     PromptTooLong {
-        /// The longest prompt: the context length less one.
+        /// The longest prompt: the context length, less one if there is to be an output.
         limit: Tokens,
         /// The length of this prompt.
         given: Tokens,

@@ -43,8 +43,8 @@ impl Scheduler {
     /// tokens. Each chunk in turn gets as much as there is room for, in free blocks only: no cached
     /// content is given up for a guess.
     pub(crate) fn plan_drafts(&mut self, chunks: &mut [Chunk], mut tokens_left: Tokens) -> Tokens {
-        let wanted = chunks.iter().filter(|chunk| chunk.wants_logits).count();
-        let rows = self.config.logit_rows_max().saturating_sub(wanted);
+        let wanted: Tokens = chunks.iter().map(Chunk::logit_count).sum();
+        let rows = self.config.logit_rows_max().saturating_sub(wanted.len());
         let mut rows_left =
             Tokens(u32::try_from(rows).unwrap_or(u32::MAX)).min(self.config.draft_max);
         for chunk in chunks {

@@ -48,4 +48,4 @@ pub use kv::{
 pub use plan::{Chunk, ChunkEnd, ChunkOutcome, StepOutcome, StepPlan};
 pub use resize::Resized;
 pub use scheduler::{Dropped, Scheduler, TierCosts, Totals};
-pub use sequence::{FinishedSequence, NewSequence, SequenceState, SequenceView};
+pub use sequence::{FinishedSequence, NewSequence, PromptLogits, SequenceState, SequenceView};

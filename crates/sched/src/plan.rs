@@ -24,6 +24,10 @@ pub struct Chunk {
     /// How many tokens of the sequence's draft are computed after `end`. Only where the chunk is the
     /// last known token; each of them has logits then, as that token has.
     pub draft_len: Tokens,
+    /// The position from which on tokens have logits, up to the chunk's end: that of its last token if
+    /// that is the last known one, an earlier one where the prompt's own logits are wanted too, `end`
+    /// if there are none.
+    pub logits_from: Tokens,
     /// Whether the chunk ends with the last known token, so that the next one must be sampled.
     pub wants_logits: bool,
 }
@@ -40,9 +44,15 @@ impl Chunk {
         self.known_count() + self.draft_len
     }
 
-    /// Rows of the chunk whose logits are wanted: from position `end - 1` to its end.
+    /// Rows of the chunk whose logits are wanted: from `logits_from` to its end, draft included.
     pub fn logit_count(&self) -> Tokens {
-        Tokens(u32::from(self.wants_logits)) + self.draft_len
+        self.end - self.logits_from + self.draft_len
+    }
+
+    /// Of those rows the first, which nothing is drawn from: row `n` is about the token at position
+    /// `logits_from + n + 1`.
+    pub fn scored_count(&self) -> Tokens {
+        self.end - self.logits_from - Tokens(u32::from(self.wants_logits))
     }
 }
 

@@ -18,6 +18,15 @@ pub(crate) struct Outline {
     /// Their slots are pinned until the plan is made.
     pub(crate) restores: Vec<Restore>,
     tokens_left: Tokens,
+    /// Rows that may have logits; at least one for each running sequence that has no chunk yet.
+    rows_left: Tokens,
+}
+
+/// What is left of a step for one sequence.
+#[derive(Clone, Copy)]
+struct Room {
+    tokens: Tokens,
+    rows: Tokens,
 }
 
 impl Outline {
@@ -36,7 +45,9 @@ impl Outline {
 
     fn push(&mut self, chunk: Chunk) {
         assert!(chunk.token_count() <= self.tokens_left);
+        assert!(chunk.logit_count() <= self.rows_left);
         self.tokens_left = self.tokens_left - chunk.token_count();
+        self.rows_left = self.rows_left - chunk.logit_count();
         self.chunks.push(chunk);
     }
 }
@@ -59,6 +70,7 @@ impl Scheduler {
         let mut outline = Outline {
             chunks: std::mem::take(&mut self.spare_chunks),
             tokens_left: self.config.step_tokens_max,
+            rows_left: Tokens(u32::try_from(self.config.logit_rows_max()).unwrap_or(u32::MAX)),
             ..Outline::default()
         };
         assert!(outline.chunks.is_empty());
@@ -89,12 +101,21 @@ impl Scheduler {
 
     fn plan_running(&mut self, outline: &mut Outline) {
         let mut after = None;
+        // A row for each of those that follow, and one for whoever waits: it is let in one by one, if
+        // not faster, beside a prompt that wants all the rows there are.
+        let mut others = self.running.len() + usize::from(self.waiting.len() > 0);
         while !outline.tokens_left.is_empty() {
             let Some((rank, id)) = self.running.first_after(after) else {
                 break;
             };
             self.catch_up(id);
-            let chunk = self.next_chunk(id, outline.tokens_left);
+            others -= 1;
+            let reserved = Tokens(u32::try_from(others).unwrap_or(u32::MAX));
+            let room = Room {
+                tokens: outline.tokens_left,
+                rows: outline.rows_left.saturating_sub(reserved).max(Tokens(1)),
+            };
+            let chunk = self.next_chunk(id, room);
             if !self.try_secure(&chunk, &mut outline.preempted) {
                 // It was the last itself, so there is nobody after it.
                 assert_eq!(self.running.first_after(Some(rank)), None);
@@ -105,12 +126,18 @@ impl Scheduler {
         }
     }
 
-    /// The span a sequence gets if `tokens_left` are left in the step.
-    fn next_chunk(&self, id: SeqId, tokens_left: Tokens) -> Chunk {
+    /// The span a sequence gets if so much is left in the step.
+    fn next_chunk(&self, id: SeqId, room: Room) -> Chunk {
         let sequence = self.live(id);
         let (start, known_len) = (sequence.computed_len, sequence.known_len());
         assert!(start < known_len);
-        let mut len = (known_len - start).min(tokens_left);
+        let mut len = (known_len - start).min(room.tokens);
+        let unscored = sequence.logits_len;
+        let is_scored = unscored < sequence.prompt_len;
+        if is_scored {
+            assert!(start <= unscored, "tokens without logits were skipped");
+            len = len.min(unscored - start + room.rows);
+        }
         if let Some(chunk_max) = self.config.chunk_max
             && self.sequences.len() > 1
         {
@@ -118,12 +145,17 @@ impl Scheduler {
         }
         assert!(!len.is_empty());
         let end = start + len;
+        let wants_logits = end == known_len;
         Chunk {
             seq: id,
             start,
             end,
             draft_len: Tokens::ZERO,
-            wants_logits: end == known_len,
+            logits_from: match is_scored {
+                true => unscored.min(end),
+                false => end - Tokens(u32::from(wants_logits)),
+            },
+            wants_logits,
         }
     }
 
@@ -157,7 +189,10 @@ impl Scheduler {
     fn plan_waiting(&mut self, outline: &mut Outline) {
         assert!(outline.preempted.is_empty());
         let mut promised = self.blocks_promised();
-        while !outline.tokens_left.is_empty() && self.running.len() < self.config.running_max {
+        while !outline.tokens_left.is_empty()
+            && !outline.rows_left.is_empty()
+            && self.running.len() < self.config.running_max
+        {
             let Some(id) = self.next_waiting() else {
                 break;
             };
@@ -173,7 +208,11 @@ impl Scheduler {
                 break;
             }
             self.begin(id, &hit, outline);
-            let chunk = self.next_chunk(id, outline.tokens_left);
+            let room = Room {
+                tokens: outline.tokens_left,
+                rows: outline.rows_left,
+            };
+            let chunk = self.next_chunk(id, room);
             let is_secured = self.try_secure(&chunk, &mut outline.preempted);
             assert!(
                 is_secured && outline.preempted.is_empty(),

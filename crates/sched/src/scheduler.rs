@@ -12,7 +12,8 @@ use crate::kv::{BlockPool, BlockState, BlockTable, ChainHasher, PoolCounts, Pool
 use crate::plan::Chunk;
 use crate::queue::{Rank, RankQueue};
 use crate::sequence::{
-    FinishedSequence, NewSequence, Sequence, SequenceState, SequenceView, token_count,
+    FinishedSequence, NewSequence, PromptLogits, Sequence, SequenceState, SequenceView,
+    slots_needed, token_count,
 };
 
 /// Decides what runs next, and owns the KV blocks.
@@ -171,6 +172,7 @@ impl Scheduler {
         if let Some(hasher) = &self.hasher {
             hasher.extend(&mut chain, sequence.cache_root, &sequence.prompt);
         }
+        let prompt_len = token_count(&sequence.prompt);
         let admitted = Sequence {
             id: sequence.id,
             rank,
@@ -179,7 +181,11 @@ impl Scheduler {
             state: SequenceState::Waiting,
             cache_root: sequence.cache_root,
             chain,
-            prompt_len: token_count(&sequence.prompt),
+            prompt_len,
+            logits_len: match sequence.prompt_logits {
+                PromptLogits::Last => prompt_len,
+                PromptLogits::All => Tokens::ZERO,
+            },
             tokens: sequence.prompt,
             draft: Vec::new(),
             len_max,
@@ -202,10 +208,8 @@ impl Scheduler {
         if sequence.prompt.is_empty() {
             return Err(AdmitError::EmptyPrompt);
         }
-        if sequence.output_max.is_empty() {
-            return Err(AdmitError::EmptyOutput);
-        }
-        let limit = self.config.model_len_max - Tokens(1);
+        let output_min = sequence.output_max.min(Tokens(1));
+        let limit = self.config.model_len_max - output_min;
         let prompt_len = Tokens(u32::try_from(sequence.prompt.len()).unwrap_or(u32::MAX));
         if prompt_len > limit {
             return Err(AdmitError::PromptTooLong {
@@ -218,7 +222,7 @@ impl Scheduler {
             len.min(self.config.model_len_max)
         });
         // Nothing is computed from the last output token, so it never needs a slot.
-        let blocks_needed = (len_max - Tokens(1)).div_ceil(self.config.block_size);
+        let blocks_needed = slots_needed(prompt_len, len_max).div_ceil(self.config.block_size);
         let blocks_limit = self.pool.limit();
         if blocks_needed > blocks_limit {
             return Err(AdmitError::NeverFits {
@@ -226,7 +230,7 @@ impl Scheduler {
                 blocks_limit,
             });
         }
-        assert!(len_max > prompt_len);
+        assert!(len_max >= prompt_len + output_min);
         Ok(len_max)
     }
 

@@ -12,8 +12,11 @@ pub struct NewSequence {
     pub id: SeqId,
     /// The tokens to start from.
     pub prompt: Vec<TokenId>,
-    /// Most tokens to produce.
+    /// Most tokens to produce. 0: it ends with its prompt, and the outcome of the step that computes
+    /// the last of it says so.
     pub output_max: Tokens,
+    /// Which tokens of the prompt have logits.
+    pub prompt_logits: PromptLogits,
     /// Identity of everything besides the tokens that KV content depends on: model, adapter, salt.
     /// Sequences share blocks only within one root.
     pub cache_root: u64,
@@ -21,6 +24,17 @@ pub struct NewSequence {
     pub priority: i32,
     /// On whose behalf it runs, for `Fairness::Tenants`.
     pub tenant: u64,
+}
+
+/// Which tokens of a prompt have logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PromptLogits {
+    /// The last: from it the first token of the output is drawn.
+    #[default]
+    Last,
+    /// Each of them, once, in order. What is found in the prefix cache has no logits, so before its
+    /// prompt has been gone through such a sequence shares nothing it has not computed before.
+    All,
 }
 
 /// Where a live sequence is. A finished one is no longer in the scheduler.
@@ -98,6 +112,8 @@ pub(crate) struct Sequence {
     /// Length at which it ends, whatever is sampled.
     pub(crate) len_max: Tokens,
     pub(crate) computed_len: Tokens,
+    /// Tokens of the prompt that need no logits any more.
+    pub(crate) logits_len: Tokens,
     pub(crate) table: BlockTable,
     /// Leading blocks of `table` that are in the prefix index.
     pub(crate) indexed_count: usize,
@@ -119,7 +135,17 @@ impl Sequence {
     /// Blocks it has at its longest. Nothing is computed from the last output token, so it never
     /// needs a slot.
     pub(crate) fn blocks_needed(&self, block_size: Tokens) -> Blocks {
-        (self.len_max - Tokens(1)).div_ceil(block_size)
+        slots_needed(self.prompt_len, self.len_max).div_ceil(block_size)
+    }
+
+    /// Tokens it may take from the prefix cache: not the last, which is computed for its logits, and
+    /// none that has yet to have logits.
+    pub(crate) fn hit_len_max(&self) -> Tokens {
+        if self.logits_len < self.prompt_len {
+            self.logits_len
+        } else {
+            self.known_len() - Tokens(1)
+        }
     }
 
     /// Appends an output token and hashes the block it fills.
@@ -162,6 +188,11 @@ impl Sequence {
             preempted_count: self.preempted_count,
         }
     }
+}
+
+/// Positions that are computed of a sequence at its longest.
+pub(crate) fn slots_needed(prompt_len: Tokens, len_max: Tokens) -> Tokens {
+    prompt_len.max(len_max - Tokens(1))
 }
 
 /// The length of a sequence, which `model_len_max` keeps within a token count.

@@ -39,6 +39,8 @@ pub struct ServerConfig {
     pub fair_share: FairShare,
     /// How the models' outputs are told apart.
     pub parsers: Parsers,
+    /// What becomes of requests with fields nobody knows.
+    pub unknown_fields: UnknownFields,
     /// Models of a fleet that no request has used for so long are unloaded.
     pub idle_unload: Option<Duration>,
 }
@@ -50,6 +52,16 @@ pub struct TlsFiles {
     pub certificates: PathBuf,
     /// PEM: the private key.
     pub key: PathBuf,
+}
+
+/// What becomes of requests with fields nobody knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// They are answered as if the fields were not there; a response header lists them.
+    #[default]
+    Report,
+    /// They are refused: the first such field is named.
+    Refuse,
 }
 
 /// Between whom the engine's time is shared.
@@ -100,6 +112,7 @@ impl Default for ServerConfig {
             output_default: None,
             fair_share: FairShare::Off,
             parsers: Parsers::default(),
+            unknown_fields: UnknownFields::Report,
             idle_unload: None,
         }
     }

@@ -103,6 +103,15 @@ pub(crate) enum ApiError {
     /// Too many bytes of request bodies are being held.
     #[error("the server is receiving too much at once; try again")]
     ReceivingTooMuch,
+    /// Log-probabilities of too many prompt tokens.
+    #[error(
+        "prompt_logprobs must be at most {limit} for all prompt tokens together, but is {given}: \
+         ask for fewer a token, or send fewer prompts"
+    )]
+    TooManyScores { limit: usize, given: usize },
+    /// Too many log-probabilities of prompts are being held.
+    #[error("the server is holding too many log-probabilities of prompts at once; try again")]
+    TellingTooMuch,
     /// The engine's queue is full.
     #[error(
         "the engine is full: {in_flight} requests in flight, {in_flight_max} allowed; try again"
@@ -215,6 +224,7 @@ impl ApiError {
             Self::OutOfRange { .. }
             | Self::Conflict { .. }
             | Self::TooManySequences { .. }
+            | Self::TooManyScores { .. }
             | Self::Constraint { .. } => kind(S::BAD_REQUEST, INVALID, "invalid_value"),
             Self::OutputStuck(_) => kind(S::BAD_REQUEST, INVALID, "constraint_failed"),
             Self::Unsupported { .. } => kind(S::BAD_REQUEST, INVALID, "unsupported_parameter"),
@@ -243,6 +253,7 @@ impl ApiError {
             }
             Self::BodyBroken => kind(S::BAD_REQUEST, INVALID, "incomplete_body"),
             Self::ReceivingTooMuch
+            | Self::TellingTooMuch
             | Self::Overloaded { .. }
             | Self::TooManyTokensWaiting { .. } => {
                 kind(S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full")
@@ -277,6 +288,7 @@ impl ApiError {
             | Self::Constraint { field, .. }
             | Self::Refused { field, .. } => Some((*field).to_owned()),
             Self::TooManySequences { .. } => Some("n".to_owned()),
+            Self::TooManyScores { .. } => Some("prompt_logprobs".to_owned()),
             Self::UnknownModel { .. }
             | Self::NoRoom(_)
             | Self::NotInMemory { .. }

@@ -13,7 +13,7 @@ use kvist_engine::{ChatTraits, ToolFormat};
 use serde_json::{Value, json};
 
 use crate::auth::Caller;
-use crate::config::{FairShare, HttpLimits, Parsers};
+use crate::config::{FairShare, HttpLimits, Parsers, UnknownFields};
 use crate::error::ApiError;
 use crate::validate::{self, Circumstances};
 use crate::wire::read::{WireObject, read_request};
@@ -55,6 +55,7 @@ pub fn check(endpoint: Endpoint, body: &[u8]) -> Result<(), (u16, Value)> {
         traits: Some(&traits),
         parsers: Parsers::default(),
         output_default: None,
+        unknown_fields: UnknownFields::Report,
     };
     let checked = match endpoint {
         Endpoint::Chat => reading(body, |received| validate::chat(received, around).map(drop)),

@@ -21,13 +21,16 @@ mod limits;
 mod map;
 mod metrics;
 mod models;
+mod openapi;
 mod origin;
 mod page;
+mod probes;
 mod routes;
 mod state;
 mod store;
 mod term;
 mod tls;
+mod tokens;
 mod validate;
 mod wire;
 
@@ -38,7 +41,9 @@ use std::sync::Arc;
 use axum::Router;
 use tokio::net::TcpListener;
 
-pub use config::{FairShare, HttpLimits, ParserChoice, Parsers, ServerConfig, TlsFiles};
+pub use config::{
+    FairShare, HttpLimits, ParserChoice, Parsers, ServerConfig, TlsFiles, UnknownFields,
+};
 pub use limits::{EngineLimits, Limit, limits};
 pub use models::Models;
 pub use tls::TlsError;

@@ -7,13 +7,16 @@ use std::fmt;
 use std::time::Duration;
 
 use kvist_base::Bytes;
-use kvist_engine::GenerateSpec;
+use kvist_engine::{GenerateSpec, LOGPROB_TOKENS_MAX};
 
+use crate::answer::{REQUEST_SCORES_MAX, SCORES_MAX};
 use crate::config::HttpLimits;
 use crate::error::MESSAGE_CHARS_MAX;
-use crate::routes::REQUEST_ID_BYTES_MAX;
-use crate::state::TOKENISING_MAX;
-use crate::validate::{CACHE_SALT_BYTES_MAX, LOGPROBS_MAX, STOP_TOKENS_MAX, TOP_LOGPROBS_MAX};
+use crate::state::{REQUEST_ID_BYTES_MAX, TOKENISING_MAX};
+use crate::validate::{
+    ALLOWED_TOKENS_MAX, BAD_WORDS_MAX, CACHE_SALT_BYTES_MAX, LOGPROBS_MAX, STOP_TOKENS_MAX,
+    TOP_LOGPROBS_MAX,
+};
 use crate::wire::chat::MESSAGES_MAX;
 use crate::wire::common::{SCALARS_MAX, SmallObject};
 use crate::wire::depth::DEPTH_MAX;
@@ -176,6 +179,11 @@ fn request_limits(http: &HttpLimits) -> Vec<Limit> {
         row("logit_bias", "400").at(&GenerateSpec::LOGIT_BIAS_MAX),
         row("logprobs", "400").at(&LOGPROBS_MAX),
         row("top_logprobs", "400").at(&TOP_LOGPROBS_MAX),
+        row("bad_words", "400").at(&BAD_WORDS_MAX),
+        row("allowed_token_ids", "400").at(&ALLOWED_TOKENS_MAX),
+        row("logprob_token_ids", "400").at(&LOGPROB_TOKENS_MAX),
+        row("log-probabilities of prompts", "400 with both numbers").at(&REQUEST_SCORES_MAX),
+        row("those of all requests", "429 with Retry-After").at(&SCORES_MAX),
         row("cache_salt", "400").bytes(CACHE_SALT_BYTES_MAX),
     ]
 }

@@ -9,6 +9,7 @@ pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The numbers of one model, of one moment.
 struct Sampled {
+    engine: EngineHandle,
     /// The name answers carry, escaped.
     name: String,
     now: MetricsSnapshot,
@@ -19,6 +20,7 @@ pub(crate) fn render(models: Vec<(&str, EngineHandle)>, memory: &FleetMemory) ->
     let sampled = |(name, engine): (&str, EngineHandle)| Sampled {
         name: escaped(name),
         now: engine.metrics(),
+        engine,
     };
     let mut page = Page {
         text: String::with_capacity(16 << 10),
@@ -27,21 +29,10 @@ pub(crate) fn render(models: Vec<(&str, EngineHandle)>, memory: &FleetMemory) ->
     page.gauges();
     page.counters();
     page.requests();
-    page.histogram(
-        "vllm:time_to_first_token_seconds",
-        "Time from acceptance to the first output token.",
-        |now| &now.ttft_seconds,
-    );
-    page.histogram(
-        "vllm:inter_token_latency_seconds",
-        "Time between output tokens of one request.",
-        |now| &now.itl_seconds,
-    );
-    page.histogram(
-        "vllm:e2e_request_latency_seconds",
-        "Time from acceptance to the end of a request.",
-        |now| &now.e2e_seconds,
-    );
+    page.infos();
+    for (name, help, of) in HISTOGRAMS {
+        page.histogram(name, help, of);
+    }
     page.blocks();
     page.process(memory);
     page.text
@@ -53,23 +44,10 @@ struct Page {
     models: Vec<Sampled>,
 }
 
-/// A `String` takes everything that is written to it.
-const INFALLIBLE: &str = "writing to a String cannot fail";
-
-/// One sample of a model; `labels` are further labels, each with a comma before it.
-fn sample(
-    text: &mut String,
-    (name, model): (&str, &str),
-    labels: fmt::Arguments<'_>,
-    value: impl Display,
-) {
-    writeln!(text, "{name}{{model_name=\"{model}\"{labels}}} {value}").expect(INFALLIBLE);
-}
-
-/// Name, help and value of a counter.
+/// A family's name, its help, and where its values are.
 type Counter = (&'static str, &'static str, fn(&MetricsSnapshot) -> u64);
 
-const COUNTERS: [Counter; 14] = [
+const COUNTERS: [Counter; 18] = [
     (
         "vllm:prompt_tokens_total",
         "Prompt tokens of accepted requests.",
@@ -111,6 +89,26 @@ const COUNTERS: [Counter; 14] = [
         |now| now.accepted_draft_tokens,
     ),
     (
+        "vllm:prompt_tokens_cached_total",
+        "Prompt tokens found in the prefix cache.",
+        |now| now.prefix_hit_tokens,
+    ),
+    (
+        "vllm:corrupted_requests_total",
+        "Requests ended by logits that were not numbers.",
+        |now| now.corrupted,
+    ),
+    (
+        "kvist_kv_blocks_spilled_total",
+        "KV blocks written to the second tier.",
+        |now| now.spilled_blocks,
+    ),
+    (
+        "kvist_kv_blocks_restored_total",
+        "KV blocks read back from it.",
+        |now| now.restored_blocks,
+    ),
+    (
         "kvist_draft_model_tokens_total",
         "Draft tokens computed that the draft model guessed.",
         |now| now.draft_model_tokens,
@@ -137,6 +135,103 @@ const COUNTERS: [Counter; 14] = [
     ),
     ("kvist_steps_total", "Steps run.", |now| now.steps),
 ];
+
+/// A family's name, its help, and where its values are.
+type HistogramFamily = (
+    &'static str,
+    &'static str,
+    fn(&MetricsSnapshot) -> &Histogram,
+);
+
+const HISTOGRAMS: [HistogramFamily; 14] = [
+    (
+        "vllm:time_to_first_token_seconds",
+        "Time from acceptance to the first output token.",
+        |now| &now.ttft_seconds,
+    ),
+    (
+        "vllm:inter_token_latency_seconds",
+        "Time between output tokens of one request.",
+        |now| &now.itl_seconds,
+    ),
+    (
+        "vllm:request_time_per_output_token_seconds",
+        "Time for each output token after the first, the mean of a request.",
+        |now| &now.requests.tpot_seconds,
+    ),
+    (
+        "vllm:e2e_request_latency_seconds",
+        "Time from acceptance to the end of a request.",
+        |now| &now.e2e_seconds,
+    ),
+    (
+        "vllm:request_queue_time_seconds",
+        "Time from acceptance to the first step of a request.",
+        |now| &now.requests.queue_seconds,
+    ),
+    (
+        "vllm:request_prefill_time_seconds",
+        "Time from the first step of a request to its first output token.",
+        |now| &now.requests.prefill_seconds,
+    ),
+    (
+        "vllm:request_decode_time_seconds",
+        "Time from the first output token of a request to its last.",
+        |now| &now.requests.decode_seconds,
+    ),
+    (
+        "vllm:request_inference_time_seconds",
+        "Time from the first step of a request to its last output token.",
+        |now| &now.requests.inference_seconds,
+    ),
+    (
+        "vllm:request_prompt_tokens",
+        "Tokens of a request's prompt.",
+        |now| &now.requests.prompt_tokens,
+    ),
+    (
+        "vllm:request_prefill_kv_computed_tokens",
+        "Tokens of a request's prompt that were not found in the prefix cache.",
+        |now| &now.requests.computed_prompt_tokens,
+    ),
+    (
+        "vllm:request_generation_tokens",
+        "Tokens of a request's output.",
+        |now| &now.requests.output_tokens,
+    ),
+    (
+        "vllm:request_params_max_tokens",
+        "Most output tokens of a request, asked for or as many as there was room for.",
+        |now| &now.requests.output_max,
+    ),
+    (
+        "vllm:request_params_n",
+        "Alternatives asked for, once a prompt.",
+        |now| &now.requests.alternatives,
+    ),
+    (
+        "vllm:iteration_tokens_total",
+        "Tokens computed in a step.",
+        |now| &now.step_tokens,
+    ),
+];
+
+/// A `String` takes everything that is written to it.
+const INFALLIBLE: &str = "writing to a String cannot fail";
+
+/// One sample of a model; `labels` are further labels, each with a comma before it.
+fn sample(
+    text: &mut String,
+    (name, model): (&str, &str),
+    labels: fmt::Arguments<'_>,
+    value: impl Display,
+) {
+    writeln!(
+        text,
+        "{name}{{model_name=\"{model}\",engine=\"0\"{labels}}} {value}"
+    )
+    .expect(INFALLIBLE);
+}
 
 impl Page {
     fn family(&mut self, name: &str, kind: &str, help: &str) {
@@ -177,6 +272,56 @@ impl Page {
                 total => f64::from(now.blocks_held) / f64::from(total),
             },
         );
+        self.labelled(
+            ("vllm:num_requests_waiting_by_reason", "gauge", "reason"),
+            "Waiting sequences by what they wait for.",
+            |now| vec![("capacity", now.waiting as u64), ("deferred", 0)],
+        );
+        self.labelled(
+            ("vllm:engine_sleep_state", "gauge", "sleep_state"),
+            "Whether the engine is awake; it always is.",
+            |_| vec![("awake", 1), ("weights_offloaded", 0), ("discard_all", 0)],
+        );
+    }
+
+    /// A family of several samples a model, told apart by one more label.
+    fn labelled(
+        &mut self,
+        (name, kind, label): (&str, &str, &str),
+        help: &str,
+        values: impl Fn(&MetricsSnapshot) -> Vec<(&'static str, u64)>,
+    ) {
+        self.family(name, kind, help);
+        for model in &self.models {
+            for (value, count) in values(&model.now) {
+                let labels = format_args!(",{label}=\"{value}\"");
+                sample(&mut self.text, (name, &model.name), labels, count);
+            }
+        }
+    }
+
+    /// What the KV pool is like, as labels.
+    fn infos(&mut self) {
+        let name = "vllm:cache_config_info";
+        self.family(name, "gauge", "The KV cache's configuration.");
+        for Sampled {
+            engine,
+            name: model,
+            now,
+        } in &self.models
+        {
+            let info = engine.info();
+            let block_size = info.plan.kv.block_size.0;
+            let tokens = u64::from(now.blocks_total) * u64::from(block_size);
+            #[allow(clippy::cast_precision_loss)] // two decimals are told
+            let concurrency = tokens as f64 / f64::from(info.model_len.0.max(1));
+            let labels = format_args!(
+                ",block_size=\"{block_size}\",num_gpu_blocks=\"{}\",kv_cache_size_tokens=\"{tokens}\"\
+                 ,kv_cache_max_concurrency=\"{concurrency:.2}\"",
+                now.blocks_total
+            );
+            sample(&mut self.text, (name, model), labels, 1);
+        }
     }
 
     fn counters(&mut self) {
@@ -191,20 +336,38 @@ impl Page {
     }
 
     fn requests(&mut self) {
-        let name = "vllm:request_success_total";
-        self.family(name, "counter", "Ended requests by how they ended.");
-        for model in &self.models {
-            let ends = &model.now.finished;
-            for (reason, count) in [
-                ("stop", ends.stop),
-                ("length", ends.length),
-                ("abort", ends.cancelled),
-                ("error", ends.failed),
-            ] {
-                let labels = format_args!(",finished_reason=\"{reason}\"");
-                sample(&mut self.text, (name, &model.name), labels, count);
-            }
-        }
+        self.labelled(
+            ("vllm:request_success_total", "counter", "finished_reason"),
+            "Ended requests by how they ended.",
+            |now| {
+                let ends = &now.finished;
+                vec![
+                    ("stop", ends.stop),
+                    ("length", ends.length),
+                    ("abort", ends.cancelled),
+                    ("error", ends.failed),
+                ]
+            },
+        );
+        self.labelled(
+            ("vllm:admission_rejections_total", "counter", "reason"),
+            "Requests refused at the door.",
+            |now| vec![("queue_full", now.rejected)],
+        );
+        self.labelled(
+            ("vllm:prompt_tokens_by_source_total", "counter", "source"),
+            "Prompt tokens of ended requests by where their keys and values came from.",
+            |now| {
+                vec![
+                    (
+                        "local_compute",
+                        whole(now.requests.computed_prompt_tokens.sum),
+                    ),
+                    ("local_cache_hit", now.requests.cached_prompt_tokens),
+                    ("external_kv_transfer", 0),
+                ]
+            },
+        );
     }
 
     fn histogram(&mut self, name: &str, help: &str, of: fn(&MetricsSnapshot) -> &Histogram) {
@@ -266,6 +429,12 @@ impl Page {
     }
 }
 
+/// A sum of counts, which f64 holds exactly up to 2^53.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn whole(sum: f64) -> u64 {
+    sum as u64
+}
+
 fn write_histogram(text: &mut String, (name, model): (&str, &str), histogram: &Histogram) {
     let bucket = format!("{name}_bucket");
     let mut cumulative = 0;
@@ -312,11 +481,11 @@ mod tests {
         };
         write_histogram(&mut text, ("h", "m"), &histogram);
         let expected = "\
-h_bucket{model_name=\"m\",le=\"0.5\"} 2
-h_bucket{model_name=\"m\",le=\"1.0\"} 2
-h_bucket{model_name=\"m\",le=\"+Inf\"} 3
-h_sum{model_name=\"m\"} 4.5
-h_count{model_name=\"m\"} 3
+h_bucket{model_name=\"m\",engine=\"0\",le=\"0.5\"} 2
+h_bucket{model_name=\"m\",engine=\"0\",le=\"1.0\"} 2
+h_bucket{model_name=\"m\",engine=\"0\",le=\"+Inf\"} 3
+h_sum{model_name=\"m\",engine=\"0\"} 4.5
+h_count{model_name=\"m\",engine=\"0\"} 3
 ";
         assert_eq!(text, expected);
     }

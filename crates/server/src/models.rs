@@ -118,6 +118,11 @@ impl Models {
         })
     }
 
+    /// The model that is meant when none is named, and its name.
+    pub(crate) fn first(&self) -> (&str, &Member) {
+        (&self.members[0].names[0], &self.members[0])
+    }
+
     /// The model that goes by a name.
     pub(crate) fn find(&self, name: &str) -> Result<&Member, ApiError> {
         Ok(&self.members[self.index(Some(name))?])

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use kvist_engine::EngineStatus;
 use serde_json::{Value, json};
+use tracing::Instrument as _;
 
 use crate::answer::{ChatAnswer, CompletionAnswer, answer};
 use crate::auth::{Caller, require_key};
@@ -22,27 +23,26 @@ use crate::metrics;
 use crate::models::{Member, Served};
 use crate::origin::guard;
 use crate::page;
-use crate::state::{App, Ticket, now_seconds};
+use crate::state::{App, Ticket, is_sane_id, now_seconds};
 use crate::validate::{self, Circumstances};
 use crate::wire::chat::ChatCompletionRequest;
 use crate::wire::completion::CompletionRequest;
 use crate::wire::memory::{MemoryAnswer, MemoryRequest};
 use crate::wire::models::{ModelCard, ModelList};
 use crate::wire::read::read_request;
+use crate::{openapi, probes, tokens};
 
 /// Names fields that were sent and did nothing.
 const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-kvist-ignored-fields");
 /// Names a request in the log; taken from the client if it sends one.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Longest id of a client that is echoed.
-pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;
-
 /// Every route. Whatever is not listed in `open` needs a key, unknown paths included.
 pub(crate) fn routes(app: App) -> Router {
     let open = Router::new()
         .route("/health", get(health))
         .route("/ready", get(ready))
+        .route("/ping", get(health).post(health))
         .merge(page::routes());
     let guarded = Router::new()
         .route("/v1/chat/completions", post(chat_completions))
@@ -55,6 +55,9 @@ pub(crate) fn routes(app: App) -> Router {
         .route("/version", get(version))
         .route("/metrics", get(metrics_page))
         .merge(dialects::routes())
+        .merge(tokens::routes())
+        .merge(probes::guarded())
+        .merge(openapi::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn_with_state(app.clone(), require_key));
@@ -115,6 +118,7 @@ pub(crate) fn circumstances<'a>(
         traits: served.engine.chat_traits(),
         parsers: app.parsers,
         output_default: app.output_default,
+        unknown_fields: app.unknown_fields,
     }
 }
 
@@ -270,16 +274,12 @@ async fn name_request(State(app): State<App>, request: Request, next: Next) -> R
         Some(id) if is_sane_id(id.as_bytes()) => Some(id.clone()),
         _ => HeaderValue::from_str(&app.ticket().id("req")).ok(),
     };
-    let mut response = next.run(request).await;
+    let span = tracing::error_span!("request", id = id.as_ref().and_then(|id| id.to_str().ok()));
+    let mut response = next.run(request).instrument(span).await;
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response
-}
-
-fn is_sane_id(id: &[u8]) -> bool {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
-    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(is_plain)
 }
 
 #[cfg(test)]

@@ -8,11 +8,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use kvist_base::{Tokens, mix64};
 use tokio::sync::Semaphore;
 
+use crate::answer::SCORES_MAX;
 use crate::auth::Keys;
-use crate::config::{FairShare, HttpLimits, Parsers, ServerConfig};
+use crate::config::{FairShare, HttpLimits, Parsers, ServerConfig, UnknownFields};
 use crate::lifecycle::Lifecycle;
 use crate::models::Models;
 use crate::origin::Origins;
+use crate::probes::Throughput;
 use crate::store::ResponseStore;
 
 /// Large prompts tokenised at a time. More would take the cores from the engine.
@@ -34,10 +36,14 @@ pub(crate) struct Shared {
     pub(crate) output_default: Option<Tokens>,
     pub(crate) fair_share: FairShare,
     pub(crate) parsers: Parsers,
+    pub(crate) unknown_fields: UnknownFields,
     /// Bytes of bodies that may still be received, in units of [`BODY_UNIT_BYTES`].
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) tokenising: Arc<Semaphore>,
     pub(crate) responses: ResponseStore,
+    /// Log-probabilities of prompts that may still be held.
+    pub(crate) scores: Arc<Semaphore>,
+    pub(crate) throughput: Throughput,
     started: SystemTime,
     seed: Option<u64>,
     issued: AtomicU64,
@@ -70,9 +76,12 @@ impl App {
             output_default: config.output_default,
             fair_share: config.fair_share,
             parsers: config.parsers,
+            unknown_fields: config.unknown_fields,
             bodies: Arc::new(Semaphore::new(body_units)),
             tokenising: Arc::new(Semaphore::new(TOKENISING_MAX)),
             responses: ResponseStore::default(),
+            scores: Arc::new(Semaphore::new(SCORES_MAX)),
+            throughput: Throughput::default(),
             started: config.started,
             seed: config.seed,
             issued: AtomicU64::new(0),
@@ -99,6 +108,12 @@ impl Shared {
     /// When the server was started.
     pub(crate) fn started(&self) -> SystemTime {
         self.started
+    }
+
+    /// What no other process of this server has.
+    pub(crate) fn instance_id(&self) -> String {
+        let since = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        format!("kvist-{:016x}", since.as_nanos())
     }
 
     /// When the server was started, in Unix seconds.
@@ -130,6 +145,15 @@ impl Ticket {
     pub(crate) fn seed(self) -> u64 {
         self.seed
     }
+}
+
+/// Longest id a client may give a request.
+pub(crate) const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Whether an id that a client gave can stand in headers, answers and logs.
+pub(crate) fn is_sane_id(id: &[u8]) -> bool {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(is_plain)
 }
 
 /// Now, in Unix seconds.

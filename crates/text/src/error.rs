@@ -143,6 +143,9 @@ pub enum TextError {
         /// Units of work allowed for this conversation.
         limit: u64,
     },
+    /// There is no message to go on with.
+    #[error("the conversation must end with a message of the assistant's that the template writes")]
+    NothingToContinue,
     /// A template argument has the name of something the engine passes itself.
     #[error("chat template argument {name:?} is reserved")]
     ReservedTemplateArgument {

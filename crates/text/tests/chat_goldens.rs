@@ -48,6 +48,7 @@ fn input(json: &Value) -> ChatInput {
             .cloned()
             .unwrap_or_default(),
         now: NOW,
+        ..ChatInput::default()
     }
 }
 

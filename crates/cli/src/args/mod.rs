@@ -66,6 +66,18 @@ pub struct Cli {
     /// How much of the log to print on standard error.
     #[arg(long, global = true, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Warn)]
     pub log: LogLevel,
+    /// What its lines look like.
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value_t = LogFormat::Text, hide_short_help = true)]
+    pub log_format: LogFormat,
+}
+
+/// What lines of the log look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object each, for collectors.
+    Json,
 }
 
 /// How much of the log to print.

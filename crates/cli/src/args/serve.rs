@@ -41,6 +41,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub keys: ApiKeyArgs,
+    /// Refuse requests with fields that kvist does not know, instead of naming them in a response header.
+    #[arg(long, hide_short_help = true)]
+    pub strict: bool,
     /// Serve other machines without a key.
     #[arg(long, hide_short_help = true)]
     pub insecure_no_auth: bool,

@@ -21,6 +21,14 @@ const TOKENS_MAX: u64 = 1 << 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity(pub(crate) [u8; 32]);
 
+impl Identity {
+    /// Its beginning, in hexadecimal: enough to tell a handful of models apart.
+    pub(crate) fn fingerprint(&self) -> String {
+        let digits = self.0[..8].iter().map(|byte| format!("{byte:02x}"));
+        digits.collect()
+    }
+}
+
 /// One block of the tier.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredEntry {

@@ -24,11 +24,7 @@ pub(crate) fn open(
     block_bytes: usize,
     scheduler: &mut Scheduler,
 ) -> Result<Opened, TierError> {
-    let name: String = identity.0[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let (file, path) = open_file(options, &name)?;
+    let (file, path) = open_file(options, &identity.fingerprint())?;
     let failed = |action| {
         let path = path.clone();
         move |source| TierError {

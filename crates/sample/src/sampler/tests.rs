@@ -577,3 +577,104 @@ fn a_guess_is_as_sure_as_its_first_logit_is_above_the_second() {
     let guess = |ahead| Sampler::new(4).guess(&row, &ends, (&fresh(), ahead));
     assert_eq!([0, 1, 2].map(|n| guess(n).unwrap().token.0), [2, 2, 1]);
 }
+
+#[test]
+fn only_allowed_tokens_are_drawn_whatever_else_is_asked() {
+    let row: Vec<f32> = noise(50, 3).iter().map(|logit| logit / 8.0).collect();
+    let allowed = params(50, |s| {
+        s.allowed_tokens = [7, 30, 41].map(TokenId).to_vec();
+        s.presence_penalty = 0.5;
+    });
+    let mut drawn = draws(&row, &allowed, 200);
+    drawn.sort_unstable();
+    drawn.dedup();
+    assert_eq!(drawn, [7, 30, 41]);
+    let greedy = params(50, |s| {
+        s.temperature = 0.0;
+        s.allowed_tokens = vec![TokenId(7), TokenId(41)];
+    });
+    let best = if row[41] > row[7] { 41 } else { 7 };
+    assert_eq!(draws(&row, &greedy, 3), [best; 3]);
+}
+
+#[test]
+fn a_bad_word_never_comes_to_be_and_its_parts_do() {
+    let row = [4.0, 3.0, 2.0, 1.0];
+    let greedy = |words: &[&[u32]]| {
+        params(4, |s| {
+            s.temperature = 0.0;
+            let ids = |word: &&[u32]| word.iter().copied().map(TokenId).collect();
+            s.bad_words = words.iter().map(ids).collect();
+        })
+    };
+    assert_eq!(draws(&row, &greedy(&[&[0]]), 3), [1, 1, 1]);
+    assert_eq!(draws(&row, &greedy(&[&[0, 0]]), 5), [0, 1, 0, 1, 0]);
+    assert_eq!(
+        draws(&row, &greedy(&[&[0, 0], &[0, 1, 0]]), 6),
+        [0, 1, 1, 0, 1, 1]
+    );
+}
+
+#[test]
+fn named_tokens_are_reported_in_place_of_the_likeliest() {
+    let row = row_of(&[0.1, 0.2, 0.3, 0.4]);
+    let named = params(4, |s| {
+        s.temperature = 0.0;
+        s.logprobs = Some(2);
+        s.logprob_tokens = [1, 0].map(TokenId).to_vec();
+    });
+    let sampled = Sampler::new(4).draw(&row, &named, &mut fresh()).unwrap();
+    let told: Vec<(u32, f32)> = sampled
+        .top
+        .iter()
+        .map(|entry| (entry.token.0, entry.logprob.exp()))
+        .collect();
+    for ((token, p), (expected, share)) in told.into_iter().zip([(1, 0.2), (0, 0.1), (3, 0.4)]) {
+        assert_eq!(token, expected);
+        assert!((p - share).abs() < 1e-6, "{token}: {p}");
+    }
+}
+
+#[test]
+fn a_known_token_has_its_probability_and_its_place() {
+    let row = row_of(&[0.1, 0.4, 0.1, 0.25, 0.15]);
+    let mut sampler = Sampler::new(5);
+    for (token, share, rank) in [(1, 0.4, 1), (3, 0.25, 2), (0, 0.1, 4), (2, 0.1, 5)] {
+        let scored = sampler.score(&row, TokenId(token), 2).unwrap();
+        assert_eq!((scored.chosen.token, scored.rank), (TokenId(token), rank));
+        assert!((f64::from(scored.chosen.logprob).exp() - share).abs() < 1e-6);
+        let top: Vec<u32> = scored.top.iter().map(|entry| entry.token.0).collect();
+        assert_eq!(top, [1, 3]);
+    }
+}
+
+#[test]
+fn an_impossible_token_is_scored_with_a_number() {
+    let row = [0.0, f32::NEG_INFINITY, 0.0];
+    let scored = Sampler::new(3).score(&row, TokenId(1), 3).unwrap();
+    assert!((scored.chosen.logprob + 9999.0).abs() < f32::EPSILON);
+    assert_eq!((scored.rank, scored.top.len()), (3, 2));
+    let broken = Sampler::new(2).score(&[0.0, f32::NAN], TokenId(0), 0);
+    assert!(matches!(
+        broken,
+        Err(SampleFault::NonFinite { index: 1, .. })
+    ));
+}
+
+#[test]
+fn named_tokens_are_drawn_from_those_a_grammar_allows() {
+    let row = [4.0, 3.0, 2.0, 1.0];
+    let params = params(4, |s| {
+        (s.temperature, s.min_tokens) = (0.0, 5);
+        s.allowed_tokens = [0, 2, 3].map(TokenId).to_vec();
+        s.end_tokens = vec![TokenId(3)];
+    });
+    let among = |ids: &[u32]| {
+        let allowed = set(4, ids);
+        let drawn = Sampler::new(4).draw_among(&row, Some(&allowed), &params, &mut fresh());
+        drawn.map(|drawn| drawn.token.0)
+    };
+    assert_eq!(among(&[1, 2, 3]), Ok(2));
+    assert_eq!(among(&[1, 3]), Ok(3));
+    assert_eq!(among(&[1]), Err(SampleFault::NothingAllowed));
+}

@@ -24,6 +24,13 @@ impl World {
                 given,
             });
         }
+        let rows: Tokens = plan.chunks().iter().map(Chunk::logit_count).sum();
+        if rows.len() > config.logit_rows_max() {
+            return Err(Rule::TooManyRows {
+                limit: config.logit_rows_max(),
+                given: rows.len(),
+            });
+        }
         for chunk in plan.chunks() {
             self.check_chunk(chunk)?;
         }
@@ -62,6 +69,7 @@ impl World {
             start,
             end,
             draft_len,
+            logits_from,
             wants_logits,
         } = *chunk;
         let view = self.scheduler.sequence(seq);
@@ -74,6 +82,14 @@ impl World {
             return Err(Rule::BadSpan { seq, start, end });
         }
         let client = &self.clients[&seq];
+        // Each token of the prompt has logits once, where they are wanted, and the last known one always.
+        let expected = match client.scored_len {
+            scored if scored < client.prompt_len => scored.min(end.len()),
+            _ => end.len() - usize::from(wants_logits),
+        };
+        if logits_from.len() != expected {
+            return Err(Rule::BadLogits { seq });
+        }
         // A draft leaves room for the token after it, and is what was proposed.
         let is_drafting = wants_logits && start + Tokens(1) == end;
         if !draft_len.is_empty() && (!is_drafting || end + draft_len >= client.len_max)

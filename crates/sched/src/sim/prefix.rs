@@ -25,6 +25,11 @@ impl World {
             let Some((root, tokens)) = self.first_computed(chunk) else {
                 continue;
             };
+            let client = &self.clients[&chunk.seq];
+            if client.scored_len < client.prompt_len && client.scored_len < tokens.len() {
+                // Its tokens have to be computed for their logits, whoever has computed them.
+                continue;
+            }
             let is_running = before.running.contains(&chunk.seq);
             let earlier = &plan.chunks()[..idx];
             let is_computing = |other: &Chunk| self.computes(other, (root, tokens));

@@ -79,6 +79,8 @@ counts! {
         draft_blocks,
         /// Plans abandoned that had drafts, by drafts.
         abandoned_drafts,
+        /// Rows of prompts whose logits were wanted beside the last.
+        scored_rows,
         /// Chunks that did not reach the last known token.
         partial_chunks,
         /// Steps that left a waiting sequence waiting though it would have had a place.
@@ -195,6 +197,10 @@ pub enum Rule {
     Idle,
     #[error("{given} planned, at most {limit} allowed")]
     OverBudget { limit: Tokens, given: Tokens },
+    #[error("{given} rows with logits planned, at most {limit} allowed")]
+    TooManyRows { limit: usize, given: usize },
+    #[error("sequence {seq} does not get the logits it wants, once and in order")]
+    BadLogits { seq: SeqId },
     #[error("sequence {seq} got {given} while others are alive, at most {limit} allowed")]
     ChunkTooLong {
         seq: SeqId,

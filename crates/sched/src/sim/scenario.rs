@@ -7,7 +7,7 @@ use super::world::Event;
 use crate::config::{Admission, Fairness, SchedulerConfig};
 use crate::kv::TierSlot;
 use crate::scheduler::TierCosts;
-use crate::sequence::NewSequence;
+use crate::sequence::{NewSequence, PromptLogits};
 
 /// The splitmix64 stream of a seed.
 #[derive(Debug)]
@@ -223,6 +223,10 @@ impl Scenario {
             id: SeqId(0),
             prompt,
             output_max: Tokens(rng.between(1, output_max)),
+            prompt_logits: match rng.one_in(5) {
+                true => PromptLogits::All,
+                false => PromptLogits::Last,
+            },
             cache_root: u64::from(rng.between(1, self.root_count)),
             priority: rng.pick(&self.priorities).copied().unwrap_or(0),
             tenant: u64::from(rng.between(1, 3)),

@@ -7,7 +7,7 @@ use super::world::{Event, World};
 use super::{run, run_planted};
 use crate::config::{Admission, Fairness, SchedulerConfig};
 use crate::kv::PlantedBug;
-use crate::sequence::NewSequence;
+use crate::sequence::{NewSequence, PromptLogits};
 
 #[test]
 fn no_history_breaks_a_rule_and_all_corners_are_reached() {
@@ -94,6 +94,7 @@ fn run_all(scenario: &Scenario, len: u32) -> SimReport {
             cache_root: 1,
             priority: 0,
             tenant: 0,
+            prompt_logits: PromptLogits::Last,
         })
     };
     let alphabet = |world: &World| {

@@ -12,7 +12,7 @@ use crate::config::{AdmitError, Fairness};
 use crate::kv::{PlantedBug, Spill, TierSlot};
 use crate::plan::{Chunk, ChunkEnd, ChunkOutcome, StepOutcome, StepPlan};
 use crate::scheduler::Scheduler;
-use crate::sequence::{FinishedSequence, NewSequence, SequenceState};
+use crate::sequence::{FinishedSequence, NewSequence, PromptLogits, SequenceState};
 
 /// Something that happens to a scheduler.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub(super) struct Client {
     pub(super) tokens: Vec<TokenId>,
     pub(super) cache_root: u64,
     pub(super) prompt_len: usize,
+    /// Tokens of the prompt that need no logits any more.
+    pub(super) scored_len: usize,
     pub(super) len_max: Tokens,
     pub(super) preempted_count: u32,
     pub(super) priority: i32,
@@ -196,6 +198,10 @@ impl World {
             tokens: sequence.prompt.clone(),
             cache_root: sequence.cache_root,
             prompt_len,
+            scored_len: match sequence.prompt_logits {
+                PromptLogits::Last => prompt_len,
+                PromptLogits::All => 0,
+            },
             len_max: Tokens(u32::try_from(len_max).expect("bounded by model_len_max")),
             preempted_count: 0,
             priority: sequence.priority,
@@ -209,9 +215,7 @@ impl World {
             Err(AdmitError::PromptTooLong { .. }) => self.report.refused_too_long += 1,
             Err(AdmitError::NeverFits { .. }) => self.report.refused_never_fits += 1,
             Err(AdmitError::Overloaded { .. }) => self.report.refused_overloaded += 1,
-            Err(
-                AdmitError::EmptyPrompt | AdmitError::EmptyOutput | AdmitError::DuplicateId { .. },
-            ) => {
+            Err(AdmitError::EmptyPrompt | AdmitError::DuplicateId { .. }) => {
                 return Err(Rule::BadRefusal { seq });
             }
         }
@@ -367,6 +371,10 @@ impl World {
         let draft = std::mem::take(&mut client.proposed);
         client.tokens.extend(&draft[..outcome.accepted.len()]);
         client.tokens.extend(outcome.end.token());
+        if client.scored_len < client.prompt_len {
+            self.report.scored_rows += u64::from(chunk.scored_count().0);
+            client.scored_len = client.scored_len.max(chunk.end.len());
+        }
         match outcome.end {
             ChunkEnd::Advanced => None,
             ChunkEnd::Sampled(_) => {
@@ -385,6 +393,11 @@ impl World {
         reason: FinishReason,
     ) -> Result<(), Rule> {
         let client = self.clients.remove(&seq).expect("it was alive");
+        let is_whole = client.scored_len == client.prompt_len;
+        if !is_whole && reason != FinishReason::Cancelled {
+            let what = "it ended before its prompt had logits";
+            return Err(Rule::BadSequence { seq, what });
+        }
         let (prompt, output) = client.tokens.split_at(client.prompt_len);
         let alone = self
             .model

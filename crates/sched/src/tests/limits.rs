@@ -102,7 +102,6 @@ fn a_sequence_that_cannot_be_served_is_refused_with_both_numbers() {
         scheduler.admit(sequence).unwrap_err()
     };
     assert_eq!(refused(&mut scheduler, 0, 1), AdmitError::EmptyPrompt);
-    assert_eq!(refused(&mut scheduler, 1, 0), AdmitError::EmptyOutput);
     let too_long = AdmitError::PromptTooLong {
         limit: Tokens(63),
         given: Tokens(64),

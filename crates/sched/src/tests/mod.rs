@@ -7,6 +7,7 @@ mod limits;
 mod order;
 mod partial;
 mod resize;
+mod scored;
 mod tier;
 mod together;
 
@@ -45,6 +46,7 @@ fn sequence(id: u64, kind: u32, len: u32) -> NewSequence {
         id: SeqId(id),
         prompt: (0..len).map(|n| TokenId(kind * 1000 + n)).collect(),
         output_max: Tokens(16),
+        prompt_logits: PromptLogits::Last,
         cache_root: 0,
         priority: 0,
         tenant: 0,

@@ -36,7 +36,7 @@ enum Kind {
 impl MessageWords {
     pub(crate) fn new(served: &Served, ticket: Ticket) -> Self {
         Self {
-            heading: Heading::new(served, ticket, "msg"),
+            heading: Heading::plain(served, ticket, "msg"),
             prompt: Tokens::ZERO,
             blocks: 0,
             open: None,

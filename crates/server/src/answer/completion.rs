@@ -3,13 +3,15 @@
 use std::fmt::Write as _;
 
 use axum::response::sse::Event;
-use kvist_engine::{Delta, Finished, Prompt, TokenLogprob, TokenLogprobs};
+use kvist_base::TokenId;
+use kvist_engine::{Delta, Finished, Prompt, RequestHandle, Scored, TokenLogprob, TokenLogprobs};
 
-use super::{Answer, EventResult, Heading, Vocabulary, lossy, stop_reason};
+use super::prompt::prompt_logprobs;
+use super::{Answer, EventResult, Heading, Vocabulary, ids, stop_reason};
 use crate::generate::Output;
 use crate::models::Served;
 use crate::state::Ticket;
-use crate::validate::{Call, Delivery, Echo, StreamUsage};
+use crate::validate::{Call, Echo, Told};
 use crate::wire::common::{Pairs, Usage};
 use crate::wire::completion::{Completion, CompletionChoice, CompletionChunk, CompletionLogprobs};
 
@@ -19,10 +21,17 @@ const OBJECT: &str = "text_completion";
 pub(crate) struct CompletionAnswer {
     heading: Heading,
     vocabulary: Vocabulary,
-    logprobs: bool,
-    usage: StreamUsage,
+    told: Told,
+    /// How many of the likeliest tokens are listed for an echoed one.
+    top_logprobs: usize,
     /// Text the alternatives of each prompt begin with, if they begin with their prompt.
     echoed: Option<Vec<String>>,
+    /// Whether that is what the tokens spell, and not all the text there was.
+    is_truncated: bool,
+    /// Tokens of each prompt, where they are told.
+    prompts: Vec<Vec<TokenId>>,
+    /// Alternatives of each prompt that are computed, and that are answered.
+    computed: usize,
     choices: usize,
     /// Characters of the tokens sent so far, by alternative.
     offsets: Vec<usize>,
@@ -30,7 +39,7 @@ pub(crate) struct CompletionAnswer {
 
 impl CompletionAnswer {
     pub(crate) fn new(served: &Served, call: &Call, ticket: Ticket) -> Self {
-        let vocabulary = Vocabulary(served.clone());
+        let vocabulary = Vocabulary::new(served, call);
         let echoed = (call.echo == Echo::PromptFirst).then(|| {
             call.prompts
                 .iter()
@@ -38,16 +47,16 @@ impl CompletionAnswer {
                 .collect()
         });
         Self {
-            heading: Heading::new(served, ticket, "cmpl"),
+            heading: Heading::new(served, call, (ticket, "cmpl")),
             vocabulary,
-            logprobs: call.settings.sampling.logprobs.is_some(),
-            usage: match call.delivery {
-                Delivery::Whole => StreamUsage::Omit,
-                Delivery::Stream(usage) => usage,
-            },
+            told: call.told.clone(),
+            top_logprobs: call.settings.sampling.logprobs.unwrap_or(0) as usize,
             echoed,
-            choices: call.choices,
-            offsets: vec![0; call.prompts.len() * call.choices],
+            is_truncated: call.settings.prompt_options.truncation.is_some(),
+            prompts: Vec::new(),
+            computed: call.choices,
+            choices: call.kept,
+            offsets: vec![0; call.prompts.len() * call.kept],
         }
     }
 
@@ -57,28 +66,77 @@ impl CompletionAnswer {
             .map(|texts| texts[index / self.choices].as_str())
     }
 
-    fn logprobs(&mut self, index: usize, entries: &[TokenLogprobs]) -> Option<CompletionLogprobs> {
-        if !self.logprobs {
-            return None;
+    fn prompt(&self, index: usize) -> &[TokenId] {
+        self.prompts
+            .get(index / self.choices)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// Log-probabilities of new output, behind those of the echoed prompt that came with it.
+    fn logprobs(
+        &mut self,
+        index: usize,
+        (scored, entries): (&[Scored], &[TokenLogprobs]),
+    ) -> Option<CompletionLogprobs> {
+        let mut lists = self.told.logprobs.then(CompletionLogprobs::default)?;
+        if self.echoed.is_some() {
+            for each in scored {
+                let top = each.top.iter().take(self.top_logprobs);
+                let is_listed = top.clone().any(|likely| likely.token == each.chosen.token);
+                let own = (!is_listed).then_some(&each.chosen);
+                let pairs = self.pairs(top.chain(own));
+                self.list(index, &mut lists, (each.chosen, pairs));
+            }
         }
-        let mut lists = CompletionLogprobs::default();
         for entry in entries {
-            let token = token_text(&self.vocabulary.bytes(entry.chosen.token));
-            let offset = &mut self.offsets[index];
-            lists.text_offset.push(*offset);
-            *offset += token.chars().count();
-            lists.tokens.push(token);
-            lists.token_logprobs.push(entry.chosen.logprob);
-            lists.top_logprobs.push(self.likeliest(entry));
+            // The engine adds the chosen token if it is not among the likeliest.
+            let pairs = self.pairs(entry.top.iter());
+            self.list(index, &mut lists, (entry.chosen, pairs));
         }
         Some(lists)
     }
 
-    /// The likeliest tokens and the chosen one, which the engine adds if it is not among them.
-    fn likeliest(&self, entry: &TokenLogprobs) -> Pairs {
-        let pair =
-            |each: &TokenLogprob| (token_text(&self.vocabulary.bytes(each.token)), each.logprob);
-        Pairs(entry.top.iter().map(pair).collect())
+    /// The first token of an echoed prompt: nothing comes before it that would say how likely it is.
+    fn first_logprobs(&mut self, index: usize) -> Option<CompletionLogprobs> {
+        let mut lists = self.told.logprobs.then(CompletionLogprobs::default)?;
+        if let Some(&token) = self.prompt(index).first() {
+            self.list_token(index, &mut lists, token);
+            lists.token_logprobs.push(None);
+            lists.top_logprobs.push(None);
+        }
+        Some(lists)
+    }
+
+    fn list(
+        &mut self,
+        index: usize,
+        lists: &mut CompletionLogprobs,
+        (chosen, top): (TokenLogprob, Pairs),
+    ) {
+        self.list_token(index, lists, chosen.token);
+        lists.token_logprobs.push(Some(chosen.logprob));
+        lists.top_logprobs.push(Some(top));
+    }
+
+    fn list_token(&mut self, index: usize, lists: &mut CompletionLogprobs, token: TokenId) {
+        let text = token_text(&self.vocabulary.bytes(token));
+        let offset = &mut self.offsets[index];
+        lists.text_offset.push(*offset);
+        *offset += text.chars().count();
+        lists.tokens.push(self.vocabulary.name(token, || text));
+    }
+
+    fn pairs<'a>(&self, entries: impl Iterator<Item = &'a TokenLogprob>) -> Pairs {
+        let pair = |each: &TokenLogprob| {
+            let bytes = self.vocabulary.bytes(each.token);
+            let name = self.vocabulary.name(each.token, || token_text(&bytes));
+            (name, each.logprob)
+        };
+        Pairs(entries.map(pair).collect())
+    }
+
+    fn ids(&self, tokens: &[TokenId]) -> Option<Vec<u32>> {
+        self.told.token_ids.then(|| ids(tokens))
     }
 
     fn chunk(&self, choices: Vec<CompletionChoice>, usage: Option<Usage>) -> EventResult {
@@ -88,7 +146,8 @@ impl CompletionAnswer {
             created: self.heading.created,
             model: &self.heading.model,
             choices,
-            usage: (self.usage == StreamUsage::Include).then_some(usage),
+            usage: self.heading.piece_usage(usage),
+            system_fingerprint: &self.heading.fingerprint,
         })
     }
 }
@@ -100,6 +159,9 @@ fn piece(index: usize, text: String) -> CompletionChoice {
         logprobs: None,
         finish_reason: None,
         stop_reason: None,
+        token_ids: None,
+        prompt_token_ids: None,
+        prompt_logprobs: None,
     }
 }
 
@@ -111,6 +173,21 @@ impl Answer for CompletionAnswer {
         &self.heading
     }
 
+    fn heading_mut(&mut self) -> &mut Heading {
+        &mut self.heading
+    }
+
+    fn begin(&mut self, handles: &[RequestHandle]) {
+        let firsts = handles.iter().step_by(self.computed);
+        self.prompts = firsts
+            .map(|handle| handle.prompt_tokens().to_vec())
+            .collect();
+        if let Some(texts) = self.echoed.as_mut().filter(|_| self.is_truncated) {
+            let tokens = self.prompts.iter();
+            *texts = tokens.map(|prompt| self.vocabulary.text(prompt)).collect();
+        }
+    }
+
     fn whole(mut self, outputs: Vec<Output>, usage: Usage) -> Completion {
         let mut choices = Vec::with_capacity(outputs.len());
         for (index, output) in outputs.into_iter().enumerate() {
@@ -118,8 +195,18 @@ impl Answer for CompletionAnswer {
                 Some(prompt) => format!("{prompt}{}", output.text),
                 None => output.text,
             };
+            let logprobs = match self.echoed {
+                Some(_) => self.first_logprobs(index),
+                None => None,
+            };
+            let more = self.logprobs(index, (&output.prompt_logprobs, &output.logprobs));
+            let told = self.told.prompt_logprobs;
             choices.push(CompletionChoice {
-                logprobs: self.logprobs(index, &output.logprobs),
+                logprobs: joined(logprobs, more),
+                token_ids: self.ids(&output.tokens),
+                prompt_token_ids: self.ids(self.prompt(index)),
+                prompt_logprobs: told
+                    .then(|| prompt_logprobs(&self.vocabulary, &output.prompt_logprobs)),
                 finish_reason: Some(output.finished.reason.wire_name()),
                 stop_reason: stop_reason(&output.finished),
                 ..piece(index, text)
@@ -132,22 +219,42 @@ impl Answer for CompletionAnswer {
             model: self.heading.model,
             choices,
             usage,
+            system_fingerprint: self.heading.fingerprint,
         }
     }
 
     fn opening(&mut self, index: usize) -> Option<EventResult> {
-        let prompt = self.echoed(index)?.to_owned();
-        Some(self.chunk(vec![piece(index, prompt)], None))
+        let echoed = self.echoed(index).map(str::to_owned);
+        if echoed.is_none() && !self.told.token_ids {
+            return None;
+        }
+        let logprobs = match echoed {
+            Some(_) => self.first_logprobs(index),
+            None => None,
+        };
+        let choice = CompletionChoice {
+            logprobs,
+            prompt_token_ids: self.ids(self.prompt(index)),
+            ..piece(index, echoed.unwrap_or_default())
+        };
+        Some(self.chunk(vec![choice], None))
     }
 
     fn delta(&mut self, index: usize, delta: Delta) -> Option<EventResult> {
-        if delta.text.is_empty() && delta.logprobs.is_empty() {
+        let told = (delta.prompt_logprobs.as_slice(), delta.logprobs.as_slice());
+        let logprobs = self.logprobs(index, told);
+        let token_ids = self.ids(&delta.tokens);
+        let has_logprobs = logprobs
+            .as_ref()
+            .is_some_and(|lists| !lists.tokens.is_empty());
+        let has_ids = token_ids.as_ref().is_some_and(|ids| !ids.is_empty());
+        if delta.text.is_empty() && !has_logprobs && !has_ids {
             return None;
         }
-        let logprobs = self.logprobs(index, &delta.logprobs);
         Some(self.chunk(
             vec![CompletionChoice {
                 logprobs,
+                token_ids,
                 ..piece(index, delta.text)
             }],
             None,
@@ -168,17 +275,27 @@ impl Answer for CompletionAnswer {
     }
 }
 
+/// Lists behind lists.
+fn joined(
+    first: Option<CompletionLogprobs>,
+    more: Option<CompletionLogprobs>,
+) -> Option<CompletionLogprobs> {
+    let (mut lists, more) = match (first, more) {
+        (Some(lists), Some(more)) => (lists, more),
+        (first, more) => return first.or(more),
+    };
+    lists.tokens.extend(more.tokens);
+    lists.token_logprobs.extend(more.token_logprobs);
+    lists.top_logprobs.extend(more.top_logprobs);
+    lists.text_offset.extend(more.text_offset);
+    Some(lists)
+}
+
 /// A prompt as the client wrote it, or as its tokens spell it.
 fn prompt_text(vocabulary: &Vocabulary, prompt: &Prompt) -> String {
     match prompt {
         Prompt::Text(text) => text.clone(),
-        Prompt::Tokens(tokens) => {
-            let bytes: Vec<u8> = tokens
-                .iter()
-                .flat_map(|token| vocabulary.bytes(*token))
-                .collect();
-            lossy(&bytes)
-        }
+        Prompt::Tokens(tokens) => vocabulary.text(tokens),
         // This endpoint has no conversations.
         Prompt::Chat(_) => String::new(),
     }

@@ -5,27 +5,30 @@ mod chat;
 mod completion;
 pub(crate) mod dialect;
 pub(crate) mod ollama;
+mod prompt;
 pub(crate) mod responses;
 mod stream;
 pub(crate) mod turn;
 
 pub(crate) use chat::ChatAnswer;
 pub(crate) use completion::CompletionAnswer;
+pub(crate) use prompt::{REQUEST_SCORES_MAX, SCORES_MAX};
 
 use axum::Json;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use kvist_base::TokenId;
 use kvist_engine::{Delta, Finished, RequestHandle, StoppedBy};
 use serde::Serialize;
 
 use self::stream::AnswerStream;
 use crate::body::BodyShare;
 use crate::error::ApiError;
-use crate::generate::{Output, Tally, collect, submit};
+use crate::generate::{Output, Tally, collect, likeliest, submit};
 use crate::models::Served;
 use crate::state::{App, Ticket, now_seconds};
 use crate::term::Term;
-use crate::validate::{Call, Delivery};
+use crate::validate::{Call, Delivery, Spelling, StreamUsage};
 use crate::wire::common::{StopReason, Usage};
 
 /// How one endpoint words its answers.
@@ -35,10 +38,12 @@ pub(crate) trait Answer: Send + Unpin + 'static {
     /// What a whole answer is.
     type Whole: Serialize;
 
-    /// The alternatives run: nothing has come of them yet.
-    fn begin(&mut self, _handles: &[RequestHandle]) {}
+    /// The call has become these requests, in order: nothing has come of them yet.
+    fn begin(&mut self, handles: &[RequestHandle]);
     /// What is the same in all pieces.
     fn heading(&self) -> &Heading;
+    /// The same, to be kept up to date.
+    fn heading_mut(&mut self) -> &mut Heading;
     /// All alternatives at once, in order.
     fn whole(self, outputs: Vec<Output>, usage: Usage) -> Self::Whole;
     /// The piece an alternative begins with, if any.
@@ -60,16 +65,58 @@ pub(crate) struct Heading {
     pub(crate) id: String,
     pub(crate) created: u64,
     pub(crate) model: String,
+    pub(crate) fingerprint: String,
+    usage: StreamUsage,
+    /// What the alternative that speaks has taken so far, where that is told.
+    so_far: Option<Usage>,
 }
 
 impl Heading {
-    pub(crate) fn new(served: &Served, ticket: Ticket, prefix: &str) -> Self {
+    pub(crate) fn new(
+        served: &Served,
+        call: &Call,
+        (ticket, prefix): (Ticket, &'static str),
+    ) -> Self {
+        let plain = Self::plain(served, ticket, prefix);
+        Self {
+            id: match &call.told.request_id {
+                Some(id) => format!("{prefix}-{id}"),
+                None => plain.id,
+            },
+            usage: match call.delivery {
+                Delivery::Whole => StreamUsage::Omit,
+                Delivery::Stream(usage) => usage,
+            },
+            ..plain
+        }
+    }
+
+    /// Of a dialect that has its own way to tell what was taken.
+    pub(crate) fn plain(served: &Served, ticket: Ticket, prefix: &str) -> Self {
         Self {
             id: ticket.id(prefix),
             created: now_seconds(),
             model: served.name.clone(),
+            fingerprint: fingerprint(served),
+            usage: StreamUsage::Omit,
+            so_far: None,
         }
     }
+
+    /// The usage a piece carries; `total` in the last one. Left out where nobody asked.
+    fn piece_usage(&self, total: Option<Usage>) -> Option<Option<Usage>> {
+        match self.usage {
+            StreamUsage::Omit => None,
+            StreamUsage::Include => Some(total),
+            StreamUsage::Continuous => Some(total.or(self.so_far)),
+        }
+    }
+}
+
+/// Stands for all that outputs depend on beside requests: equal seeds give equal outputs where it is
+/// the same.
+pub(crate) fn fingerprint(served: &Served) -> String {
+    format!("kvist-{}", served.engine.info().fingerprint)
 }
 
 /// Runs a call on the model it is for, and answers it. `share` is the memory of the call's body.
@@ -81,9 +128,14 @@ pub(crate) async fn answer<A: Answer>(
     share: BodyShare,
 ) -> Result<Response, ApiError> {
     let Call {
-        delivery, choices, ..
+        delivery,
+        choices,
+        kept,
+        ..
     } = call;
+    let scored = call.settings.prompt_options.logprobs;
     let handles = submit(app, (&served, call), A::PROMPT_FIELD).await?;
+    let scores = prompt::share(app, &handles, scored)?;
     // The prompts are tokens now; what they were received in is gone.
     drop(share);
     answer.begin(&handles);
@@ -95,10 +147,15 @@ pub(crate) async fn answer<A: Answer>(
                 collected = collect_all(handles, tally, &answer.heading().id) => collected?,
                 error = term.over() => return Err(error),
             };
+            let outputs = likeliest(outputs, (choices, kept));
             Ok(Json(answer.whole(outputs, tally.usage())).into_response())
         }
         Delivery::Stream(usage) => {
-            let end = stream::End { usage, tally };
+            let end = stream::End {
+                usage,
+                tally,
+                _scores: scores,
+            };
             let stream = AnswerStream::new(answer, handles, (term, end));
             let ping = KeepAlive::new().interval(app.limits.stream_ping_interval);
             Ok(Sse::new(stream).keep_alive(ping).into_response())
@@ -139,10 +196,39 @@ fn lossy(bytes: &[u8]) -> String {
 
 /// Where token texts come from: the model that answers, which stays loaded as long as this lives.
 #[derive(Clone, Debug)]
-struct Vocabulary(Served);
+struct Vocabulary {
+    served: Served,
+    spelling: Spelling,
+}
 
 impl Vocabulary {
-    fn bytes(&self, token: kvist_base::TokenId) -> Vec<u8> {
-        self.0.engine.token_bytes(token)
+    fn new(served: &Served, call: &Call) -> Self {
+        Self {
+            served: served.clone(),
+            spelling: call.told.spelling,
+        }
     }
+
+    fn bytes(&self, token: TokenId) -> Vec<u8> {
+        self.served.engine.token_bytes(token)
+    }
+
+    /// What tokens spell, each byte that is not UTF-8 marked.
+    fn text(&self, tokens: &[TokenId]) -> String {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| self.bytes(*token)).collect();
+        lossy(&bytes)
+    }
+
+    /// A token as log-probabilities name it; `text` is its own way to be written.
+    fn name(&self, token: TokenId, text: impl FnOnce() -> String) -> String {
+        match self.spelling {
+            Spelling::Text => text(),
+            Spelling::Ids => format!("token_id:{token}"),
+        }
+    }
+}
+
+/// Token ids on the wire.
+fn ids(tokens: &[TokenId]) -> Vec<u32> {
+    tokens.iter().map(|token| token.0).collect()
 }

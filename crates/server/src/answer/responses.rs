@@ -93,7 +93,7 @@ impl ResponseWords {
         (ticket, owner): (Ticket, Caller),
         (messages, echoed): (Vec<ChatMessage>, Echoed),
     ) -> Self {
-        let mut heading = Heading::new(served, ticket, "resp");
+        let mut heading = Heading::plain(served, ticket, "resp");
         heading.id = heading.id.replace('-', "_");
         Self {
             app: app.clone(),

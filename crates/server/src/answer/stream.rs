@@ -8,16 +8,20 @@ use axum::response::sse::Event;
 use futures_core::Stream;
 use kvist_engine::{RequestHandle, StreamEvent};
 
+use super::prompt::ScoreShare;
 use super::{Answer, EventResult};
 use crate::error::ApiError;
 use crate::generate::Tally;
 use crate::term::Term;
 use crate::validate::StreamUsage;
+use crate::wire::common::Usage;
 
 /// What a stream ends with.
 pub(super) struct End {
     pub(super) usage: StreamUsage,
     pub(super) tally: Tally,
+    /// Held as long as log-probabilities of prompts may be waiting here.
+    pub(super) _scores: ScoreShare,
 }
 
 /// Pieces of all alternatives as they come, then usage if asked for, then `[DONE]`.
@@ -27,6 +31,8 @@ pub(super) struct End {
 pub(super) struct AnswerStream<A> {
     answer: A,
     alternatives: Vec<Alternative>,
+    /// What each alternative has taken so far.
+    so_far: Vec<Usage>,
     ready: VecDeque<EventResult>,
     term: Term,
     end: End,
@@ -53,7 +59,16 @@ enum State {
 
 impl<A: Answer> AnswerStream<A> {
     pub(super) fn new(answer: A, handles: Vec<RequestHandle>, (term, end): (Term, End)) -> Self {
+        let so_far = handles.iter().map(|handle| {
+            let prompt_tokens = u64::from(handle.prompt_len().0);
+            Usage {
+                prompt_tokens,
+                total_tokens: prompt_tokens,
+                ..Usage::default()
+            }
+        });
         Self {
+            so_far: so_far.collect(),
             answer,
             alternatives: handles.into_iter().map(Alternative::Silent).collect(),
             ready: VecDeque::new(),
@@ -89,10 +104,12 @@ impl<A: Answer> AnswerStream<A> {
         match event {
             Some(StreamEvent::Delta(delta)) => {
                 self.open(index);
+                self.grow(index, delta.tokens.len() as u64);
                 self.ready.extend(self.answer.delta(index, delta));
             }
             Some(StreamEvent::Finished(finished)) => {
                 self.open(index);
+                self.grow(index, 0);
                 self.end.tally.add(index, &finished);
                 self.ready.extend(self.answer.end(index, &finished));
                 self.alternatives[index] = Alternative::Ended;
@@ -104,12 +121,21 @@ impl<A: Answer> AnswerStream<A> {
         }
     }
 
+    /// Says in the heading what an alternative has taken, with these tokens more.
+    fn grow(&mut self, index: usize, tokens: u64) {
+        let usage = &mut self.so_far[index];
+        usage.completion_tokens += tokens;
+        usage.total_tokens += tokens;
+        self.answer.heading_mut().so_far = Some(*usage);
+    }
+
     /// Sends the opening of an alternative before its first event.
     fn open(&mut self, index: usize) {
         let alternative = &mut self.alternatives[index];
         match std::mem::replace(alternative, Alternative::Ended) {
             Alternative::Silent(handle) => {
                 *alternative = Alternative::Open(handle);
+                self.grow(index, 0);
                 self.ready.extend(self.answer.opening(index));
             }
             other => *alternative = other,
@@ -117,7 +143,7 @@ impl<A: Answer> AnswerStream<A> {
     }
 
     fn close(&mut self) {
-        if self.end.usage == StreamUsage::Include {
+        if self.end.usage != StreamUsage::Omit {
             self.ready
                 .push_back(self.answer.usage(self.end.tally.usage()));
         }

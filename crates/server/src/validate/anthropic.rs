@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::settings::{output_max, settings};
 use super::tools::{History, Tool, ToolChoice, Toolbox, output_spec};
-use super::unsupported::{self, refuse_unsupported};
-use super::{Call, Circumstances, Delivery, Echo, Reasoning, StreamUsage, out_of_range};
+use super::unsupported::{self, let_through, refuse_unsupported};
+use super::{Call, Circumstances, Delivery, Echo, Reasoning, StreamUsage, Told, out_of_range};
 use crate::error::ApiError;
 use crate::wire::anthropic::{Block, Content, Message, MessagesRequest, Thinking};
 use crate::wire::common::{GenerationFields, Integer, OneOrMany};
@@ -24,7 +24,7 @@ pub(crate) fn messages(
     received: Received<MessagesRequest>,
     around: Circumstances<'_>,
 ) -> Result<Call, ApiError> {
-    let mut ignored = refuse_unsupported(&received, unsupported::ANTHROPIC)?;
+    let mut ignored = refuse_unsupported(&received, unsupported::ANTHROPIC, around.unknown_fields)?;
     let mut body = received.body;
     let Some(Integer(asked)) = body.max_tokens else {
         let hint = "say how many tokens the answer may have";
@@ -52,12 +52,14 @@ pub(crate) fn messages(
     Ok(Call {
         prompts: vec![Prompt::Chat(Box::new(input))],
         choices: 1,
+        kept: 1,
         settings,
         delivery,
         echo: Echo::OutputOnly,
         output,
         reasoning: Reasoning::Show,
-        ignored,
+        told: Told::default(),
+        ignored: let_through(ignored, around.unknown_fields)?,
     })
 }
 
@@ -66,7 +68,7 @@ pub(crate) fn counted_messages(
     received: Received<MessagesRequest>,
     around: Circumstances<'_>,
 ) -> Result<Prompt, ApiError> {
-    refuse_unsupported(&received, unsupported::ANTHROPIC)?;
+    refuse_unsupported(&received, unsupported::ANTHROPIC, around.unknown_fields)?;
     let (input, toolbox) = conversation(received.body, around)?;
     output_spec(&toolbox, around)?;
     Ok(Prompt::Chat(Box::new(input)))

@@ -3,9 +3,12 @@
 use kvist_engine::{ChatInput, ChatMessage, Prompt};
 use serde_json::{Map, Value};
 
-use super::settings::{check_output_bounds, choices, delivery, output_max, settings};
+use super::extras::told;
+use super::settings::{
+    check_logprobs, check_output_bounds, choices, delivery, output_max, settings,
+};
 use super::tools::{History, Toolbox, openai_choice, openai_tools, output_spec};
-use super::unsupported::{self, refuse_unsupported};
+use super::unsupported::{self, let_through, refuse_unsupported};
 use super::{Call, Circumstances, Echo, Reasoning, bounded, out_of_range};
 use crate::error::ApiError;
 use crate::wire::chat::{ChatCompletionRequest, Content, Message, Part};
@@ -21,7 +24,7 @@ pub(crate) fn chat(
     received: Received<ChatCompletionRequest>,
     around: Circumstances<'_>,
 ) -> Result<Call, ApiError> {
-    let mut ignored = refuse_unsupported(&received, unsupported::CHAT)?;
+    let mut ignored = refuse_unsupported(&received, unsupported::CHAT, around.unknown_fields)?;
     let mut body = received.body;
     let mut settings = settings(&mut body.generation, around)?;
     if let Some(Integer(given)) = body.max_completion_tokens {
@@ -42,6 +45,13 @@ pub(crate) fn chat(
         body.generation.stream,
         body.generation.stream_options.as_ref(),
     )?;
+    check_logprobs(&settings, delivery)?;
+    let mut told = told(&body.generation.extras)?;
+    told.logprobs = settings.sampling.logprobs.is_some();
+    let echo = match body.echo {
+        Some(true) => Echo::PromptFirst,
+        Some(false) | None => Echo::OutputOnly,
+    };
     let toolbox = toolbox(&mut body, &mut ignored)?;
     let output = output_spec(&toolbox, around)?;
     settings.marks = output.marks().collect();
@@ -50,15 +60,17 @@ pub(crate) fn chat(
     Ok(Call {
         prompts: vec![Prompt::Chat(Box::new(input))],
         choices,
+        kept: choices,
         settings,
         delivery,
-        echo: Echo::OutputOnly,
+        echo,
+        told,
         output,
         reasoning: match body.include_reasoning {
             Some(false) => Reasoning::Hide,
             Some(true) | None => Reasoning::Show,
         },
-        ignored,
+        ignored: let_through(ignored, around.unknown_fields)?,
     })
 }
 
@@ -119,12 +131,25 @@ fn conversation(
     let mut input = ChatInput {
         messages: messages.collect::<Result<_, _>>()?,
         tools: None,
-        add_generation_prompt: body.add_generation_prompt.unwrap_or(true),
+        add_generation_prompt: ending(body)?,
+        continue_final_message: body.continue_final_message == Some(true),
         kwargs: template_arguments(body.chat_template_kwargs.take(), around)?,
         ..ChatInput::default()
     };
     input.now.0 = i64::try_from(around.now_seconds).unwrap_or(i64::MAX);
     Ok(input)
+}
+
+/// Whether the prompt ends with the beginning of an answer: unless it ends within one.
+fn ending(body: &ChatCompletionRequest) -> Result<bool, ApiError> {
+    match (body.continue_final_message, body.add_generation_prompt) {
+        (Some(true), Some(true)) => Err(ApiError::Conflict {
+            field: "continue_final_message",
+            reason: "with add_generation_prompt: true",
+        }),
+        (Some(true), _) => Ok(false),
+        (Some(false) | None, given) => Ok(given.unwrap_or(true)),
+    }
 }
 
 /// Arguments that templates of any model have, and that clients send to all of them.

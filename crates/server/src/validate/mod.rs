@@ -7,22 +7,26 @@ mod anthropic;
 mod chat;
 mod completion;
 mod constraint;
+mod extras;
 mod memory;
 mod ollama;
 mod plan;
 mod responses;
 mod settings;
+mod tokens;
 mod tools;
 mod unsupported;
 
 pub(crate) use anthropic::{counted_messages, messages};
 pub(crate) use chat::{TOP_LOGPROBS_MAX, chat};
 pub(crate) use completion::{LOGPROBS_MAX, completion};
+pub(crate) use extras::{ALLOWED_TOKENS_MAX, BAD_WORDS_MAX, Spelling, Told};
 pub(crate) use memory::budget;
 pub(crate) use ollama::{OllamaCall, ollama_chat, ollama_generate};
 pub(crate) use plan::plan_change;
 pub(crate) use responses::{ResponsesCall, responses};
 pub(crate) use settings::{CACHE_SALT_BYTES_MAX, STOP_TOKENS_MAX, Settings};
+pub(crate) use tokens::{detokenize, tokenize};
 pub(crate) use tools::shown_call;
 
 use std::fmt;
@@ -32,7 +36,7 @@ use kvist_base::Tokens;
 use kvist_engine::{ChatTraits, OutputSpec, Prompt};
 
 use crate::auth::Caller;
-use crate::config::{FairShare, HttpLimits, Parsers};
+use crate::config::{FairShare, HttpLimits, Parsers, UnknownFields};
 use crate::error::ApiError;
 
 /// A checked request: every prompt is to be continued `choices` times.
@@ -40,9 +44,12 @@ use crate::error::ApiError;
 pub(crate) struct Call {
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) choices: usize,
+    /// Alternatives of each prompt that are answered: the likeliest.
+    pub(crate) kept: usize,
     pub(crate) settings: Settings,
     pub(crate) delivery: Delivery,
     pub(crate) echo: Echo,
+    pub(crate) told: Told,
     /// What to look for in the output.
     pub(crate) output: OutputSpec,
     /// Whether reasoning is part of the answer.
@@ -60,14 +67,18 @@ pub(crate) enum Delivery {
     Stream(StreamUsage),
 }
 
-/// Whether a stream ends with what it took.
+/// Whether a stream says what it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StreamUsage {
+    /// Not at all.
     Omit,
+    /// At its end.
     Include,
+    /// At its end, and so far in each piece.
+    Continuous,
 }
 
-/// Whether the answer begins with the prompt.
+/// Whether the answer begins with the prompt, or the part of it that the output goes on with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Echo {
     #[default]
@@ -104,6 +115,8 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) parsers: Parsers,
     /// Output of a request that does not say how much it wants.
     pub(crate) output_default: Option<Tokens>,
+    /// What becomes of requests with fields nobody knows.
+    pub(crate) unknown_fields: UnknownFields,
 }
 
 fn out_of_range(

@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::settings::{output_max, settings};
 use super::tools::{History, ToolChoice, Toolbox, openai_tools, output_spec};
-use super::unsupported::{self, refuse_unsupported};
-use super::{Call, Circumstances, Delivery, Echo, Reasoning, StreamUsage, out_of_range};
+use super::unsupported::{self, let_through, refuse_unsupported};
+use super::{Call, Circumstances, Delivery, Echo, Reasoning, StreamUsage, Told, out_of_range};
 use crate::error::ApiError;
 use crate::wire::common::{GenerationFields, Integer};
 use crate::wire::ollama::{
@@ -32,7 +32,7 @@ pub(crate) fn ollama_chat(
     received: Received<OllamaChatRequest>,
     around: Circumstances<'_>,
 ) -> Result<OllamaCall, ApiError> {
-    let mut ignored = refuse_unsupported(&received, unsupported::OLLAMA)?;
+    let mut ignored = refuse_unsupported(&received, unsupported::OLLAMA, around.unknown_fields)?;
     let body = received.body;
     let toolbox = Toolbox {
         tools: openai_tools(body.tools.map(|Tree(tools)| tools), &mut ignored)?,
@@ -63,7 +63,7 @@ pub(crate) fn ollama_generate(
     received: Received<OllamaGenerateRequest>,
     around: Circumstances<'_>,
 ) -> Result<OllamaCall, ApiError> {
-    let ignored = refuse_unsupported(&received, unsupported::OLLAMA)?;
+    let ignored = refuse_unsupported(&received, unsupported::OLLAMA, around.unknown_fields)?;
     let body = received.body;
     let text = body.prompt.unwrap_or_default();
     if text.is_empty() {
@@ -157,6 +157,7 @@ fn call(
     Ok(Call {
         prompts: vec![prompt],
         choices: 1,
+        kept: 1,
         settings,
         delivery: match fields.stream {
             Some(false) => Delivery::Whole,
@@ -168,7 +169,8 @@ fn call(
             Some(Tree(Value::Bool(false))) => Reasoning::Hide,
             _ => Reasoning::Show,
         },
-        ignored,
+        told: Told::default(),
+        ignored: let_through(ignored, around.unknown_fields)?,
     })
 }
 

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::settings::{output_max, settings};
 use super::tools::{History, Toolbox, check_kind, function_tool, openai_choice, output_spec};
-use super::unsupported::{self, refuse_unsupported};
-use super::{Call, Circumstances, Delivery, Echo, Reasoning, StreamUsage, out_of_range};
+use super::unsupported::{self, let_through, refuse_unsupported};
+use super::{Call, Circumstances, Delivery, Echo, Reasoning, StreamUsage, Told, out_of_range};
 use crate::error::ApiError;
 use crate::wire::common::{GenerationFields, Integer};
 use crate::wire::read::Received;
@@ -33,7 +33,7 @@ pub(crate) fn responses(
     before: Vec<ChatMessage>,
     around: Circumstances<'_>,
 ) -> Result<ResponsesCall, ApiError> {
-    let mut ignored = refuse_unsupported(&received, unsupported::RESPONSES)?;
+    let mut ignored = refuse_unsupported(&received, unsupported::RESPONSES, around.unknown_fields)?;
     let mut body = received.body;
     check_settings(&body)?;
     let mut fields = GenerationFields {
@@ -72,6 +72,7 @@ pub(crate) fn responses(
     let call = Call {
         prompts: vec![Prompt::Chat(Box::new(chat))],
         choices: 1,
+        kept: 1,
         settings,
         delivery: match body.stream {
             Some(true) => Delivery::Stream(StreamUsage::Include),
@@ -80,7 +81,8 @@ pub(crate) fn responses(
         echo: Echo::OutputOnly,
         output,
         reasoning: Reasoning::Show,
-        ignored,
+        told: Told::default(),
+        ignored: let_through(ignored, around.unknown_fields)?,
     };
     Ok(ResponsesCall {
         call,

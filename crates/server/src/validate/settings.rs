@@ -1,10 +1,12 @@
 //! The rules for fields both completion endpoints take.
 
 use kvist_base::{TokenId, Tokens, mix64};
-use kvist_engine::{EndTokens, GenerateSpec, Prompt, SamplingSpec, SpecialTokens};
+use kvist_engine::{
+    EndTokens, GenerateSpec, Prompt, PromptOptions, SamplingSpec, SpecialTokens, StopText,
+};
 
 use super::constraint::{Asked, constraint};
-use super::{Circumstances, Delivery, StreamUsage, bounded, out_of_range};
+use super::{Circumstances, Delivery, StreamUsage, bounded, extras, out_of_range};
 use crate::config::FairShare;
 use crate::error::ApiError;
 use crate::wire::common::{GenerationFields, Integer, LogitBias, OneOrMany, StreamOptions};
@@ -18,7 +20,10 @@ pub(crate) const STOP_TOKENS_MAX: usize = 128;
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) sampling: SamplingSpec,
+    pub(crate) prompt_options: PromptOptions,
+    pub(crate) bad_words: Vec<String>,
     pub(crate) stop: Vec<String>,
+    pub(crate) stop_text: StopText,
     pub(crate) stop_tokens: Vec<TokenId>,
     pub(crate) output_max: Option<Tokens>,
     /// Instead of it where it is `None`; less where there is less room.
@@ -30,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) marks: Vec<&'static str>,
     pub(crate) cache_salt: Option<String>,
     pub(crate) priority: i32,
+    /// Of each prompt, for the metrics.
+    pub(crate) alternatives: u32,
     pub(crate) tenant: Option<String>,
 }
 
@@ -44,7 +51,10 @@ impl Settings {
         GenerateSpec {
             prompt,
             sampling,
+            prompt_options: self.prompt_options.clone(),
+            bad_words: self.bad_words.clone(),
             stop: self.stop.clone(),
+            stop_text: self.stop_text,
             stop_tokens: self.stop_tokens.clone(),
             output_max: self.output_max,
             output_default: self.output_default,
@@ -57,6 +67,7 @@ impl Settings {
             marks: self.marks.clone(),
             cache_salt: self.cache_salt.clone(),
             priority: self.priority,
+            alternatives: if choice == 0 { self.alternatives } else { 0 },
             tenant: self.tenant.clone(),
         }
     }
@@ -73,10 +84,16 @@ pub(super) fn settings(
         None => None,
     };
     Ok(Settings {
-        sampling: sampling(fields, around.seed)?,
+        sampling: sampling(fields, around)?,
+        prompt_options: extras::prompt_options(&fields.extras)?,
+        bad_words: extras::bad_words(&fields.extras)?,
         stop: stops(fields.stop.as_ref())?,
+        stop_text: match fields.extras.include_stop_str_in_output {
+            Some(true) => StopText::Include,
+            Some(false) | None => StopText::Omit,
+        },
         stop_tokens: match &fields.stop_token_ids {
-            Some(ids) => stop_tokens(&ids.0, around.vocab_len)?,
+            Some(ids) => extras::tokens(("stop_token_ids", STOP_TOKENS_MAX), &ids.0, around)?,
             None => Vec::new(),
         },
         output_max,
@@ -96,6 +113,7 @@ pub(super) fn settings(
             None => 0,
             Some(Integer(given)) => bounded("priority", given, i32::MIN..=i32::MAX)?,
         },
+        alternatives: choices(fields.n, around).map(|n| u32::try_from(n).unwrap_or(u32::MAX))?,
         tenant: tenant(fields.user.as_deref(), around),
     })
 }
@@ -126,7 +144,10 @@ pub(super) fn output_max(field: &'static str, given: i64) -> Result<Tokens, ApiE
     bounded(field, given, 1..=u32::MAX).map(Tokens)
 }
 
-fn sampling(fields: &GenerationFields, fresh_seed: u64) -> Result<SamplingSpec, ApiError> {
+fn sampling(
+    fields: &GenerationFields,
+    around: Circumstances<'_>,
+) -> Result<SamplingSpec, ApiError> {
     let default = SamplingSpec::default();
     // -1 is how vLLM's clients spell "off".
     let top_k = match fields.top_k {
@@ -151,9 +172,12 @@ fn sampling(fields: &GenerationFields, fresh_seed: u64) -> Result<SamplingSpec, 
             .unwrap_or(default.frequency_penalty),
         seed: fields
             .seed
-            .map_or(fresh_seed, |Integer(seed)| seed.cast_unsigned()),
+            .map_or(around.seed, |Integer(seed)| seed.cast_unsigned()),
         logit_bias: logit_bias(fields.logit_bias.as_ref())?,
+        allowed_tokens: extras::allowed_tokens(&fields.extras, around)?,
+        bad_words: default.bad_words,
         logprobs: None,
+        logprob_tokens: extras::logprob_tokens(&fields.extras, around)?,
         min_tokens,
         end_tokens: default.end_tokens,
     })
@@ -175,21 +199,6 @@ fn stops(stop: Option<&OneOrMany>) -> Result<Vec<String>, ApiError> {
         return Err(out_of_range("stop", "made of non-empty strings", &"\"\""));
     }
     Ok(stops.clone())
-}
-
-fn stop_tokens(given: &[Integer], vocab_len: usize) -> Result<Vec<TokenId>, ApiError> {
-    if given.len() > STOP_TOKENS_MAX {
-        let limit = format!("at most {STOP_TOKENS_MAX} token ids");
-        return Err(out_of_range("stop_token_ids", limit, &given.len()));
-    }
-    let token = |&Integer(id): &Integer| match u32::try_from(id).map(TokenId) {
-        Ok(token) if token.idx() < vocab_len => Ok(token),
-        _ => {
-            let limit = format!("token ids below {vocab_len}");
-            Err(out_of_range("stop_token_ids", limit, &id))
-        }
-    };
-    given.iter().map(token).collect()
 }
 
 fn logit_bias(given: Option<&LogitBias>) -> Result<Vec<(TokenId, f32)>, ApiError> {
@@ -222,15 +231,11 @@ pub(super) fn delivery(
     match (stream, options) {
         (Some(true), None) => Ok(Delivery::Stream(StreamUsage::Omit)),
         (Some(true), Some(options)) => {
-            if options.continuous_usage_stats == Some(true) {
-                let field = "stream_options.continuous_usage_stats".to_owned();
-                return Err(ApiError::Unsupported {
-                    field,
-                    hint: "; usage comes in the last chunk",
-                });
-            }
+            let continuous = options.continuous_usage_stats == Some(true);
             Ok(Delivery::Stream(match options.include_usage {
+                Some(true) if continuous => StreamUsage::Continuous,
                 Some(true) => StreamUsage::Include,
+                // As in vLLM, continuous alone asks for nothing.
                 Some(false) | None => StreamUsage::Omit,
             }))
         }
@@ -240,6 +245,24 @@ pub(super) fn delivery(
             reason: "without stream: true",
         }),
     }
+}
+
+/// Refuses what would ask for log-probabilities that are not told, or cannot be told in pieces.
+pub(super) fn check_logprobs(settings: &Settings, delivery: Delivery) -> Result<(), ApiError> {
+    let sampling = &settings.sampling;
+    if sampling.logprobs.is_none() && !sampling.logprob_tokens.is_empty() {
+        return Err(ApiError::Conflict {
+            field: "logprob_token_ids",
+            reason: "without logprobs",
+        });
+    }
+    if settings.prompt_options.logprobs.is_some() && delivery != Delivery::Whole {
+        return Err(ApiError::Conflict {
+            field: "prompt_logprobs",
+            reason: "with stream: true",
+        });
+    }
+    Ok(())
 }
 
 /// Refuses a request that must produce more than it may.

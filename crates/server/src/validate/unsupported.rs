@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+use crate::config::UnknownFields;
 use crate::error::ApiError;
 use crate::wire::read::{Received, Unread};
 
@@ -43,27 +44,18 @@ const fn hinted(field: &'static str, neutral: fn(&Value) -> bool, hint: &'static
 
 /// Refused by both endpoints.
 const GENERATION: &[Refusal] = &[
-    refusal("add_special_tokens", |_| false),
-    refusal("allowed_token_ids", empty),
-    refusal("bad_words", empty),
-    refusal("best_of", |value| is_number(value, 1.0)),
     refusal("grammar", empty),
     refusal("guided_whitespace_pattern", empty),
-    refusal("include_stop_str_in_output", is_false),
     refusal("json_schema", empty),
     refusal("length_penalty", |value| is_number(value, 1.0)),
     refusal("logits_processors", empty),
     refusal("mirostat", |value| is_number(value, 0.0)),
-    refusal("prompt_logprobs", |_| false),
     refusal("repetition_detection", empty),
-    refusal("return_token_ids", is_false),
-    refusal("return_tokens_as_token_ids", is_false),
     refusal("spaces_between_special_tokens", |value| {
         value == &Value::Bool(true)
     }),
     refusal("store", is_false),
     refusal("thinking_token_budget", |_| false),
-    refusal("truncate_prompt_tokens", |value| is_number(value, -1.0)),
     refusal("typical_p", |value| is_number(value, 1.0)),
     refusal("use_beam_search", is_false),
     refusal("vllm_xargs", empty),
@@ -72,14 +64,13 @@ const GENERATION: &[Refusal] = &[
 /// Refused by `/v1/chat/completions`.
 pub(super) const CHAT: &[Refusal] = &[
     refusal("audio", |_| false),
+    refusal("best_of", |value| is_number(value, 1.0)),
     hinted(
         "chat_template",
         |_| false,
         "; the model's own template is used",
     ),
-    refusal("continue_final_message", is_false),
     refusal("documents", empty),
-    refusal("echo", is_false),
     refusal("function_call", is_no_choice),
     refusal("functions", empty),
     refusal("mm_processor_kwargs", empty),
@@ -153,6 +144,7 @@ fn is_no_choice(value: &Value) -> bool {
 pub(super) fn refuse_unsupported<T>(
     received: &Received<T>,
     endpoint: &[Refusal],
+    unknown: UnknownFields,
 ) -> Result<Vec<String>, ApiError> {
     let mut ignored = Vec::new();
     for Unread { name, value } in &received.unread {
@@ -177,7 +169,21 @@ pub(super) fn refuse_unsupported<T>(
         }
     }
     ignored.extend(received.unread_nested.iter().cloned());
-    Ok(ignored)
+    let_through(ignored, unknown)
+}
+
+/// Returns what does nothing, unless nothing of the kind is to be let through.
+pub(super) fn let_through(
+    ignored: Vec<String>,
+    unknown: UnknownFields,
+) -> Result<Vec<String>, ApiError> {
+    match ignored.first() {
+        Some(field) if unknown == UnknownFields::Refuse => Err(ApiError::Unsupported {
+            field: field.clone(),
+            hint: "; this server takes known fields only",
+        }),
+        _ => Ok(ignored),
+    }
 }
 
 fn is_neutral(refusal: &Refusal, value: &Value) -> bool {

@@ -5,6 +5,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::common::{GenerationFields, Integer, SmallObject, StopReason, Usage};
+use super::extras::PromptLogprobs;
 use super::read::{List, Object, ReadError, Reader, WireObject, WireValue, wire_object};
 use super::tools::{Call, PastCall, Tree};
 
@@ -20,6 +21,8 @@ wire_object! {
         logprobs: bool,
         top_logprobs: Integer,
         add_generation_prompt: bool,
+        continue_final_message: bool,
+        echo: bool,
         chat_template_kwargs: SmallObject,
         tools: Tree,
         tool_choice: Tree,
@@ -86,6 +89,12 @@ pub(crate) struct ChatCompletion {
     pub(crate) model: String,
     pub(crate) choices: Vec<ChatChoice>,
     pub(crate) usage: Usage,
+    pub(crate) system_fingerprint: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_logprobs: Option<PromptLogprobs>,
+    /// Ids of the rendered prompt, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// One alternative.
@@ -96,6 +105,9 @@ pub(crate) struct ChatChoice {
     pub(crate) logprobs: Option<ChatLogprobs>,
     pub(crate) finish_reason: &'static str,
     pub(crate) stop_reason: Option<StopReason>,
+    /// Ids of the output's tokens, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_ids: Option<Vec<u32>>,
 }
 
 /// What the model said.
@@ -145,9 +157,13 @@ pub(crate) struct ChatCompletionChunk<'a> {
     pub(crate) created: u64,
     pub(crate) model: &'a str,
     pub(crate) choices: Vec<ChatChunkChoice>,
-    /// Present when the caller asked for usage: null in every chunk but the last.
+    /// Present when the caller asked for usage: null in every chunk but the last, or up to date in each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) usage: Option<Option<Usage>>,
+    pub(crate) system_fingerprint: &'a str,
+    /// In the first chunk of an alternative, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_token_ids: Option<Vec<u32>>,
 }
 
 /// What one alternative gained.
@@ -159,6 +175,8 @@ pub(crate) struct ChatChunkChoice {
     pub(crate) finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) stop_reason: Option<StopReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_ids: Option<Vec<u32>>,
 }
 
 /// New parts of a message.

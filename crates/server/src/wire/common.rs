@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::constraint::{Choices, JsonText, ResponseFormat, StructuredOutputs};
+use super::extras::ExtraFields;
 use super::read::{List, ReadError, Reader, WireValue, plain_values, wire_object};
 
 /// Items a list of scalars may have before it is refused unread.
@@ -17,6 +18,7 @@ pub(crate) const SCALARS_MAX: usize = 4096;
 wire_object! {
     /// Fields both completion endpoints take, with the same meaning.
     pub(crate) struct GenerationFields {
+        ..extras: ExtraFields,
         model: String,
         max_tokens: Integer,
         temperature: f32,
@@ -202,7 +204,9 @@ pub(crate) struct Usage {
     pub(crate) prompt_tokens: u64,
     pub(crate) completion_tokens: u64,
     pub(crate) total_tokens: u64,
-    pub(crate) prompt_tokens_details: PromptTokensDetails,
+    /// Left out while it is not known yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_tokens_details: Option<PromptTokensDetails>,
     /// There when the answer was searched for reasoning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) completion_tokens_details: Option<CompletionTokensDetails>,

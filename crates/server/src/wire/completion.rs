@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::common::{GenerationFields, Integer, Pairs, StopReason, TokenList, Usage};
+use super::extras::PromptLogprobs;
 use super::read::{List, ReadError, Reader, WireValue, plain_values, wire_object};
 
 /// Prompts a body may have before it is refused unread.
@@ -16,6 +17,7 @@ wire_object! {
         prompt: Prompts,
         logprobs: Integer,
         echo: bool,
+        best_of: Integer,
     }
 }
 
@@ -65,6 +67,7 @@ pub(crate) struct Completion {
     pub(crate) model: String,
     pub(crate) choices: Vec<CompletionChoice>,
     pub(crate) usage: Usage,
+    pub(crate) system_fingerprint: String,
 }
 
 /// One output, whole or the part that is new: plain completions stream the same shape.
@@ -75,15 +78,24 @@ pub(crate) struct CompletionChoice {
     pub(crate) logprobs: Option<CompletionLogprobs>,
     pub(crate) finish_reason: Option<&'static str>,
     pub(crate) stop_reason: Option<StopReason>,
+    /// Ids of the text's tokens, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token_ids: Option<Vec<u32>>,
+    /// With them, and in a stream in the first piece only: ids of the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_token_ids: Option<Vec<u32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) prompt_logprobs: Option<PromptLogprobs>,
 }
 
 /// Log-probabilities, as parallel lists with one entry a token.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct CompletionLogprobs {
     pub(crate) tokens: Vec<String>,
-    pub(crate) token_logprobs: Vec<f32>,
-    /// The likeliest tokens and the chosen one.
-    pub(crate) top_logprobs: Vec<Pairs>,
+    /// Null for the first token of an echoed prompt, which nothing comes before.
+    pub(crate) token_logprobs: Vec<Option<f32>>,
+    /// The likeliest tokens and the chosen one; null where `token_logprobs` is.
+    pub(crate) top_logprobs: Vec<Option<Pairs>>,
     /// Characters before the token, counted over the tokens' own texts.
     pub(crate) text_offset: Vec<usize>,
 }
@@ -96,7 +108,8 @@ pub(crate) struct CompletionChunk<'a> {
     pub(crate) created: u64,
     pub(crate) model: &'a str,
     pub(crate) choices: Vec<CompletionChoice>,
-    /// Present when the caller asked for usage: null in every chunk but the last.
+    /// Present when the caller asked for usage: null in every chunk but the last, or up to date in each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) usage: Option<Option<Usage>>,
+    pub(crate) system_fingerprint: &'a str,
 }

@@ -52,6 +52,7 @@ async fn an_answer_is_openais_shape() {
             "total_tokens": prompt_tokens + 8,
             "prompt_tokens_details": {"cached_tokens": 0},
         },
+        "system_fingerprint": "kvist",
     });
     assert_eq!(anonymous(answer), expected);
 }

@@ -45,6 +45,7 @@ async fn an_answer_is_openais_shape() {
             "total_tokens": 9,
             "prompt_tokens_details": {"cached_tokens": 0},
         },
+        "system_fingerprint": "kvist",
     });
     assert_eq!(anonymous(answer), expected);
 }

@@ -5,13 +5,16 @@
 mod anthropic;
 mod chat;
 mod completions;
+mod extras;
 mod lifecycle;
 mod map;
 mod memory;
+mod metrics;
 mod models;
 mod ollama;
 mod operations;
 mod page;
+mod probes;
 mod refusals;
 mod responses;
 mod sampling;

@@ -74,7 +74,7 @@ async fn memory_is_shown_line_by_line() {
         page.contains(&budget) && page.contains("\nkvist_process_resident_bytes "),
         "{page}"
     );
-    let pool = "kvist_memory_bytes{model_name=\"tiny\",line=\"kv pool\",state=\"committed\"} ";
+    let pool = "kvist_memory_bytes{model_name=\"tiny\",engine=\"0\",line=\"kv pool\",state=\"committed\"} ";
     assert!(page.contains(pool), "{page}");
 }
 

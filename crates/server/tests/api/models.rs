@@ -117,7 +117,8 @@ async fn every_model_is_listed_loaded_or_not_and_the_loaded_are_measured() {
         "qwen2"
     );
 
-    let running = |name: &str| format!("vllm:num_requests_running{{model_name=\"{name}\"}} 0");
+    let running =
+        |name: &str| format!("vllm:num_requests_running{{model_name=\"{name}\",engine=\"0\"}} 0");
     server.ask(COMPLETIONS, &completion("other")).await;
     let page = server.get("/metrics").await.body;
     assert!(

@@ -127,8 +127,8 @@ async fn metrics_count_what_happened_under_vllms_names() {
         metric(
             page,
             &name
-                .replace("{}", "{model_name=\"a\\\"b\"}")
-                .replace("{,", "{model_name=\"a\\\"b\","),
+                .replace("{}", "{model_name=\"a\\\"b\",engine=\"0\"}")
+                .replace("{,", "{model_name=\"a\\\"b\",engine=\"0\","),
         )
     };
     for (name, expected) in [

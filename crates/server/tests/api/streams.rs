@@ -49,7 +49,7 @@ async fn a_chat_stream_is_openais_shape() {
             "id": "chatcmpl",
             "object": "chat.completion.chunk",
             "created": 0,
-            "model": "tiny",
+            "model": "tiny", "system_fingerprint": "kvist",
             "choices": [{"index": 0, "delta": delta, "logprobs": null, "finish_reason": null}],
         })
     };
@@ -78,7 +78,7 @@ async fn a_completion_stream_is_openais_shape() {
             "id": "cmpl",
             "object": "text_completion",
             "created": 0,
-            "model": "tiny",
+            "model": "tiny", "system_fingerprint": "kvist",
             "choices": [{
                 "index": 0, "text": text, "logprobs": null, "finish_reason": reason, "stop_reason": null,
             }],

@@ -296,6 +296,12 @@ pub fn anonymous(mut answer: Value) -> Value {
     let id = answer["id"].as_str().unwrap();
     let prefix = id.split_once('-').unwrap().0.to_owned();
     answer["id"] = json!(prefix);
+    let fingerprint = answer["system_fingerprint"].as_str().unwrap();
+    assert!(
+        fingerprint.starts_with("kvist-") && fingerprint.len() == 22,
+        "{fingerprint}"
+    );
+    answer["system_fingerprint"] = json!("kvist");
     answer
 }
 

@@ -39,7 +39,7 @@ fn is_open(path: &str) -> bool {
         || path.starts_with("/assets/")
         || path == "/favicon.ico"
         || path == "/favicon.svg";
-    is_page || ["/health", "/ready"].contains(&path)
+    is_page || ["/health", "/ping", "/ready"].contains(&path)
 }
 
 #[tokio::test]

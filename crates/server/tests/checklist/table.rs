@@ -103,6 +103,23 @@ const TESTED: &[(&str, &str)] = &[
     ("logit_bias", "lists_are_bounded_before_they_cost_anything"),
     ("logprobs", "log_probability_rules_differ_by_endpoint"),
     ("top_logprobs", "log_probability_rules_differ_by_endpoint"),
+    ("bad_words", "words_and_tokens_are_so_many_and_no_more"),
+    (
+        "allowed_token_ids",
+        "words_and_tokens_are_so_many_and_no_more",
+    ),
+    (
+        "logprob_token_ids",
+        "words_and_tokens_are_so_many_and_no_more",
+    ),
+    (
+        "log-probabilities of prompts",
+        "a_request_asks_for_so_many_scores_and_no_more",
+    ),
+    (
+        "those of all requests",
+        "scores_share_a_bound_and_give_it_back",
+    ),
     ("cache_salt", "salts_and_priorities_have_bounds"),
     ("running sequences", "a_full_queue_says_so_at_once"),
     ("waiting sequences", "a_full_queue_says_so_at_once"),

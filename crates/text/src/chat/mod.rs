@@ -3,6 +3,7 @@
 //! Published templates are Jinja as Hugging Face's Python renders it. Where minijinja differs from
 //! that, Python's behaviour is restored here: see [`python`] for how values print.
 
+mod continued;
 mod generation;
 mod python;
 mod strftime;
@@ -83,6 +84,8 @@ pub struct ChatInput {
     pub tools: Option<Json>,
     /// End with the beginning of an assistant message, for the model to continue.
     pub add_generation_prompt: bool,
+    /// End within the last message, which is the assistant's, for the model to go on with it.
+    pub continue_final_message: bool,
     /// Arguments for this model's template, such as `enable_thinking`.
     pub kwargs: Map<String, Json>,
     /// Now.
@@ -164,6 +167,9 @@ impl ChatTemplate {
     /// If the template refuses the conversation, fails on it, or works on it beyond reason; and if
     /// an argument would replace something that is passed anyway.
     pub fn render(&self, input: &ChatInput) -> Result<String, TextError> {
+        if input.continue_final_message {
+            return continued::render(self, input);
+        }
         let arguments = self.arguments(input)?;
         let limit = work_limit(input);
         let mut environment = self.environment.clone();

@@ -5,7 +5,8 @@ use std::error::Error;
 
 use kvist_base::{Blocks, SeqId, TokenId, Tokens};
 use kvist_sched::{
-    Admission, ChunkEnd, Fairness, NewSequence, Scheduler, SchedulerConfig, StepOutcome, StepPlan,
+    Admission, ChunkEnd, Fairness, NewSequence, PromptLogits, Scheduler, SchedulerConfig,
+    StepOutcome, StepPlan,
 };
 
 use super::Measured;
@@ -126,6 +127,7 @@ fn replay(scheduler: &mut Scheduler, rows: &[Lengths]) -> Result<Vec<Step>, Box<
             cache_root: 0,
             priority: 0,
             tenant: 0,
+            prompt_logits: PromptLogits::Last,
         })?;
     }
     let mut live: Vec<SeqId> = (0..rows.len() as u64).map(SeqId).collect();
