@@ -167,6 +167,7 @@ fn every_history_of_few_events_on_few_blocks_holds_the_rules() {
         "refused_too_long",
         "finished_stop",
         "ended_in_draft",
+        "scored_rows",
         "overtook_by_priority",
         "overtook_by_tenant",
         "guaranteed_steps",

@@ -236,7 +236,7 @@ async fn with_header(server: &Server, path: &str, header: (&'static str, &str)) 
 #[tokio::test]
 async fn a_key_is_needed_for_everything_but_probes() {
     let server = keyed();
-    for path in ["/health", "/ready"] {
+    for path in ["/health", "/ping", "/ready"] {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
     let guarded = [

@@ -228,6 +228,7 @@ async fn each_limit_is_named_with_its_field_and_what_was_given() {
             "guided_grammar: the length of the grammar in bytes must be at most 32768, but is 32769",
         ),
         (
+            // As text, which does not count into how deep the body is.
             json!({"guided_json": deep.to_string()}),
             "guided_json: the depth of the JSON schema must be at most 64, but is 65",
         ),
