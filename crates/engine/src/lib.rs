@@ -28,6 +28,7 @@ mod metrics;
 mod pack;
 mod places;
 mod plan_change;
+mod prompt;
 mod pulse;
 mod request;
 mod run;

@@ -12,7 +12,7 @@ use kvist_base::{Blocks, SeqId, TokenId, Tokens};
 use kvist_grammar::ConstraintError;
 use kvist_plan::{Ledger, LineKind, Plan};
 use kvist_sample::{ParamError, SamplingParams};
-use kvist_text::{ChatInput, ChatTemplate, SpecialText, StopMatcher, Tokenizer, encode_prompt};
+use kvist_text::{ChatInput, ChatTemplate, SpecialText, StopMatcher, Tokenizer};
 
 use crate::constrain::Constraints;
 use crate::control::Control;
@@ -25,9 +25,7 @@ use crate::metrics::MetricsSnapshot;
 use crate::places::{Place, WaitingTokens};
 use crate::plan_change::PlanBasis;
 use crate::pulse::Pulse;
-use crate::request::{
-    BeginToken, EndTokens, GenerateRequest, GenerateSpec, Prompt, PromptOptions, PromptTokens,
-};
+use crate::request::{EndTokens, GenerateRequest, GenerateSpec, PromptTokens};
 
 /// What callers may tell the engine thread.
 pub(crate) enum Command {
@@ -425,87 +423,6 @@ impl Shared {
         own.iter().chain(stop_tokens).copied().collect()
     }
 
-    /// How the tokenizer may spell these words: alone, and after a space.
-    fn spellings(&self, words: &[String]) -> Result<Vec<Vec<TokenId>>, RequestError> {
-        let mut spellings: Vec<Vec<TokenId>> = Vec::new();
-        for word in words {
-            let word = word.trim_start();
-            for text in [word.to_owned(), format!(" {word}")] {
-                let tokens = self.tokenize(&text, SpecialText::Plain)?;
-                if !tokens.is_empty() && !spellings.contains(&tokens) {
-                    spellings.push(tokens);
-                }
-            }
-        }
-        Ok(spellings)
-    }
-
-    /// The tokens a request with this prompt and `output_max` runs with.
-    pub(crate) fn prompt_tokens(
-        &self,
-        prompt: Prompt,
-        options: &PromptOptions,
-        output_max: Option<Tokens>,
-    ) -> Result<Vec<TokenId>, RequestError> {
-        let (tokens, _) = self.prompt_and_tail(prompt, options, output_max)?;
-        Ok(tokens)
-    }
-
-    /// The same, and the end of its text if it is a conversation.
-    fn prompt_and_tail(
-        &self,
-        prompt: Prompt,
-        options: &PromptOptions,
-        output_max: Option<Tokens>,
-    ) -> Result<(Vec<TokenId>, String), RequestError> {
-        let encode = |text: &str, mode| {
-            self.check_bytes(text)?;
-            Ok::<_, RequestError>(match options.begin_token {
-                BeginToken::IfWanted => encode_prompt(&*self.tokenizer, text, mode)?,
-                BeginToken::Never => self.tokenizer.encode(text, mode)?,
-            })
-        };
-        let mut prompt_tail = String::new();
-        let mut tokens = match prompt {
-            Prompt::Text(text) => encode(&text, SpecialText::Plain)?,
-            Prompt::Chat(input) => {
-                let text = self.render_chat(&input)?;
-                prompt_tail = tail(&text).to_owned();
-                encode(&text, SpecialText::Parse)?
-            }
-            Prompt::Tokens(tokens) => tokens,
-        };
-        let limit = self.tokenizer.vocab_len();
-        if let Some(token) = tokens.iter().find(|token| token.idx() >= limit) {
-            return Err(RequestError::TokenOutOfRange {
-                limit,
-                given: token.0,
-            });
-        }
-        if tokens.is_empty() {
-            return Err(RequestError::EmptyPrompt);
-        }
-        if let Some(truncation) = options.truncation {
-            let output = output_max.unwrap_or(Tokens(1));
-            let room = self.info.model_len.saturating_sub(output).max(Tokens(1));
-            truncation.apply(&mut tokens, room);
-        }
-        Ok((tokens, prompt_tail))
-    }
-
-    /// A prompt that could not fit even if every token were the longest is not worth tokenising.
-    fn check_bytes(&self, text: &str) -> Result<(), RequestError> {
-        let limit = self.info.model_len;
-        let bytes_max = limit
-            .len()
-            .saturating_mul(self.tokenizer.longest_token_bytes());
-        if text.len() > bytes_max {
-            let given = kvist_base::Bytes::of_len(text.len());
-            return Err(RequestError::PromptTooLarge { limit, given });
-        }
-        Ok(())
-    }
-
     fn output_max(
         &self,
         prompt: Tokens,
@@ -540,14 +457,4 @@ impl Shared {
 /// Prompts are bounded by the context long before a count of them overflows.
 fn tokens_of(len: usize) -> Tokens {
     Tokens(u32::try_from(len).unwrap_or(u32::MAX))
-}
-
-/// The last characters of a rendered conversation: enough for any mark a template ends with.
-fn tail(text: &str) -> &str {
-    const BYTES: usize = 64;
-    let mut start = text.len().saturating_sub(BYTES);
-    while !text.is_char_boundary(start) {
-        start += 1;
-    }
-    &text[start..]
 }

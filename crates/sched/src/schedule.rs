@@ -103,7 +103,7 @@ impl Scheduler {
         let mut after = None;
         // A row for each of those that follow, and one for whoever waits: it is let in one by one, if
         // not faster, beside a prompt that wants all the rows there are.
-        let mut others = self.running.len() + usize::from(self.waiting.len() > 0);
+        let mut others = self.running.len() + usize::from(!self.waiting.is_empty());
         while !outline.tokens_left.is_empty() {
             let Some((rank, id)) = self.running.first_after(after) else {
                 break;
