@@ -120,12 +120,12 @@ impl Dialect for MessageWords {
             Said::Reasoning(thinking) => {
                 self.open(Kind::Thinking, thinking_block(String::new()), frames);
                 let thinking = &thinking;
-                self.delta(BlockDelta::ThinkingDelta { thinking }, frames);
+                self.delta(BlockDelta::Thinking { thinking }, frames);
             }
             Said::Text(text) => {
                 let empty = String::new();
                 self.open(Kind::Text, AnswerBlock::Text { text: empty }, frames);
-                self.delta(BlockDelta::TextDelta { text: &text }, frames);
+                self.delta(BlockDelta::Text { text: &text }, frames);
             }
             Said::Call(call) => {
                 self.close(frames);
@@ -133,7 +133,7 @@ impl Dialect for MessageWords {
                 let input = Map::new();
                 self.start(AnswerBlock::ToolUse { id, name, input }, frames);
                 let partial_json = &call.arguments;
-                self.delta(BlockDelta::InputJsonDelta { partial_json }, frames);
+                self.delta(BlockDelta::InputJson { partial_json }, frames);
                 self.stop(frames);
             }
         }
