@@ -54,20 +54,8 @@ pub(crate) fn choose(promises: &mut [Promise], plain: Plain, times: &StepTimes) 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use super::super::times::linear as times;
     use super::*;
-
-    /// Steps that take `fixed + each * rows` milliseconds.
-    fn times(fixed: f64, each: f64) -> StepTimes {
-        let mut times = StepTimes::default();
-        for step in 0..400 {
-            let rows = 1 + step % 16;
-            let millis = fixed + each * f64::from(rows);
-            times.observe(rows, Duration::from_secs_f64(millis / 1000.0));
-        }
-        times
-    }
 
     fn promises(probability: f64, drafts: usize) -> Vec<Promise> {
         let of_draft = |draft| {

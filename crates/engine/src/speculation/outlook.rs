@@ -124,20 +124,8 @@ impl Probe {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use super::super::times::linear as times;
     use super::*;
-
-    /// Steps that take `fixed + each * rows` milliseconds.
-    fn times(fixed: f64, each: f64) -> StepTimes {
-        let mut times = StepTimes::default();
-        for step in 0..400 {
-            let rows = 1 + step % 16;
-            let millis = fixed + each * f64::from(rows);
-            times.observe(rows, Duration::from_secs_f64(millis / 1000.0));
-        }
-        times
-    }
 
     fn outlook<'a>(sequences: u32, served: &'a StepTimes, draft: &'a StepTimes) -> Outlook<'a> {
         let plain = Plain {

@@ -75,6 +75,18 @@ impl StepTimes {
     }
 }
 
+/// What is measured of steps that take `fixed + each * rows` milliseconds.
+#[cfg(test)]
+pub(super) fn linear(fixed: f64, each: f64) -> StepTimes {
+    let mut times = StepTimes::default();
+    for step in 0..400 {
+        let rows = 1 + step % 16;
+        let millis = fixed + each * f64::from(rows);
+        times.observe(rows, Duration::from_secs_f64(millis / 1000.0));
+    }
+    times
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
